@@ -1,0 +1,8 @@
+/* The table of estimators. One line to include one, its name in the list. */
+#include "pathwise.c"
+#include "reinforce.c"
+#include "straight_through.c"
+
+static const sn_estimator *const estimator_table[] = {
+    &pathwise, &straight_through, &reinforce,
+};

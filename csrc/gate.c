@@ -1,0 +1,220 @@
+/* The gates of one unit over a mini-batch: noise, unit, active rows, penalty. */
+#include "stochnet.h"
+
+/* Rows with a non-zero gate, ascending.
+   OUT rows (n_rows), returns how many. IN h (n_rows). */
+static int32_t active_rows(int32_t *restrict rows, const float *restrict h,
+                           int64_t n_rows)
+{
+    int32_t count = 0;
+    for (int32_t b = 0; b < (int32_t)n_rows; b++) {
+        rows[count] = b; /* no branch: overwritten unless it counts */
+        count += h[b] != 0.0f;
+    }
+    return count;
+}
+
+static int32_t all_rows(int32_t *rows, int64_t n_rows)
+{
+    for (int32_t b = 0; b < (int32_t)n_rows; b++)
+        rows[b] = b;
+    return (int32_t)n_rows;
+}
+
+/* a += bias on the batch's rows; the padding is cleared so that row functions may run
+   over it. */
+static void add_bias(float *restrict a, float bias, int64_t n_rows, int64_t n)
+{
+    for (int64_t b = 0; b < n_rows; b++)
+        a[b] += bias;
+    for (int64_t b = n_rows; b < n; b++)
+        a[b] = 0.0f;
+}
+
+enum { GATE_SCRATCH_ROWS = 6 };
+
+/* Scratch rows of a thread, (GATE_SCRATCH_ROWS, ld_rows). */
+typedef struct {
+    float *z, *noisy, *probability, *probability_slope, *slope, *output_gradient;
+} gate_scratch;
+
+static gate_scratch gate_scratch_of(float *scratch, int64_t ld_rows)
+{
+    return (gate_scratch){scratch,
+                          scratch + ld_rows,
+                          scratch + 2 * ld_rows,
+                          scratch + 3 * ld_rows,
+                          scratch + 4 * ld_rows,
+                          scratch + 5 * ld_rows};
+}
+
+/* Noise on the input of the gate (App. A.2): on the draw alone, or on all of it, in
+   which case `a` itself becomes the noisy pre-activation. */
+static void add_gate_noise(sn_unit_row *row, float *restrict a, float *restrict noisy,
+                           const sn_draw *draw, uint32_t unit)
+{
+    additive(noisy, row->noise, draw, unit, row->n);
+    float *target = row->noise->draw_only ? noisy : a;
+    for (int64_t b = 0; b < row->n; b++)
+        target[b] = a[b] + noisy[b];
+    row->a_draw = target;
+}
+
+/* Gates of unit k as they fire in training: h = f(a, z), Eq. 1.
+   IN layer->a row k without bias. OUT layer->a row k as the value saw it, layer->h
+   row k, layer->rows and count; returns the unit's row for what follows. */
+static sn_unit_row gate_forward(sn_layer *layer, int64_t k, int64_t n_rows,
+                                int64_t ld_rows, const sn_draw *draw,
+                                const gate_scratch *scratch)
+{
+    const sn_unit *unit = unit_table[layer->unit];
+    const sn_noise *noise = &layer->noise;
+    float *a = layer->a + k * ld_rows, *h = layer->h + k * ld_rows;
+    const int64_t n = padded(n_rows);
+    add_bias(a, layer->gate.bias[k], n_rows, n);
+    sn_unit_row row = {n, a, a, scratch->z, noise};
+    if (unit->z == SN_Z_UNIFORM)
+        uniform(scratch->z, draw, SN_UNIFORM, (uint32_t)k, n);
+    else if (unit->z == SN_Z_ADDITIVE)
+        additive(scratch->z, noise, draw, (uint32_t)k, n);
+    if (unit->gate_noise && (noise->additive || noise->quantiles))
+        add_gate_noise(&row, a, scratch->noisy, draw, (uint32_t)k);
+    unit->forward(h, &row);
+    int32_t *rows = layer->rows + k * ld_rows;
+    layer->count[k] =
+        unit->always_fires ? all_rows(rows, n_rows) : active_rows(rows, h, n_rows);
+    return row;
+}
+
+/* Gates of unit k at prediction (App. A.3): noise replaced by its mean, gates at or
+   below the layer's threshold are zero. */
+static void gate_predict(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld_rows)
+{
+    const sn_unit *unit = unit_table[layer->unit];
+    float *a = layer->a + k * ld_rows, *h = layer->h + k * ld_rows;
+    int32_t *rows = layer->rows + k * ld_rows;
+    const int64_t n = padded(n_rows);
+    add_bias(a, layer->gate.bias[k] + layer->noise.mean, n_rows, n);
+    const sn_unit_row row = {n, a, a, a, &layer->noise};
+    unit->value(h, layer->value, &row);
+    if (unit->always_fires) {
+        layer->count[k] = all_rows(rows, n_rows);
+        return;
+    }
+    int32_t count = 0;
+    for (int32_t b = 0; b < (int32_t)n_rows; b++) {
+        const int fires = a[b] > layer->threshold;
+        h[b] = fires ? h[b] : 0.0f;
+        rows[count] = b;
+        count += fires;
+    }
+    layer->count[k] = count;
+}
+
+/* da row k = gradient of the penalty; the estimator adds to it later. Done in the
+   forward pass, while the firing probability of the noisy pre-activation is known. */
+static void gate_penalty(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld_rows,
+                         const sn_unit_row *unit_row, const gate_scratch *scratch)
+{
+    float *da = layer->da + k * ld_rows;
+    for (int64_t b = 0; b < unit_row->n; b++)
+        da[b] = 0.0f;
+    layer->penalty_value[k] = 0.0f;
+    if (layer->penalty < 0)
+        return;
+    const sn_unit *unit = unit_table[layer->unit];
+    const float *h = layer->h + k * ld_rows;
+    sn_penalty_row row = {unit_row->n, n_rows, h, NULL, scratch->probability, NULL,
+                          *layer->penalty_weight, layer->density};
+    unit->probability(scratch->probability, unit_row);
+    if (unit->probability_derivative) {
+        unit->probability_derivative(scratch->probability_slope, scratch->probability,
+                                     unit_row);
+        row.dp_da = scratch->probability_slope;
+    }
+    if (unit->derivative) {
+        unit->derivative(scratch->slope, h, unit_row);
+        row.dh_da = scratch->slope;
+    }
+    layer->penalty_value[k] = penalty_table[layer->penalty]->gradient(da, &row);
+}
+
+/* The moving averages of Eq. 10 for unit k, brought up to date with this batch after
+   its gradient was estimated: a baseline that knew the batch would bias it. */
+static void update_reinforce_averages(sn_layer *layer, int64_t k, int64_t n_rows,
+                                      int64_t ld_rows, const float *loss)
+{
+    const float *a = layer->a + k * ld_rows, *h = layer->h + k * ld_rows;
+    float numerator = 0.0f, denominator = 0.0f;
+    for (int64_t b = 0; b < n_rows; b++) {
+        const float centred = h[b] - sn_sigmoid(a[b]);
+        const float weight =
+            layer->baseline == SN_BASELINE_UNIT ? centred * centred : 1.0f;
+        numerator += weight * loss[b];
+        denominator += weight;
+    }
+    const float keep = layer->averages_decay;
+    const float take = (1.0f - keep) / (float)n_rows;
+    float *averages = layer->reinforce;
+    averages[k] = keep * averages[k] + take * numerator;
+    averages += layer->n_units;
+    averages[k] = keep * averages[k] + take * denominator;
+}
+
+/* Adds the estimate of dL/da of unit k to layer->da.
+   IN dl_dh (n): gradient with respect to h, zero where no credit reaches; loss (n). */
+static void gate_backward(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld_rows,
+                          const float *dl_dh, const float *loss,
+                          const gate_scratch *scratch)
+{
+    const sn_estimator *estimator = estimator_table[layer->estimator];
+    const sn_unit *unit = unit_table[layer->unit];
+    const float *a = layer->a + k * ld_rows, *h = layer->h + k * ld_rows;
+    const int64_t n = padded(n_rows);
+    float baseline = 0.0f;
+    if (layer->baseline != SN_BASELINE_NONE) {
+        const float denominator = layer->reinforce[layer->n_units + k];
+        baseline = denominator > 0.0f ? layer->reinforce[k] / denominator : 0.0f;
+    }
+    if (estimator->needs_derivative) {
+        /* no derivative depends on z beyond h */
+        const sn_unit_row row = {n, a, a, a, &layer->noise};
+        unit->derivative(scratch->slope, h, &row);
+    }
+    const sn_estimator_row row = {n,     n_rows, a,        h, scratch->slope,
+                                  dl_dh, loss,   baseline, layer->sigmoid_derivative};
+    estimator->gradient(layer->da + k * ld_rows, &row);
+    if (estimator->credit == SN_CREDIT_LOSS && layer->baseline != SN_BASELINE_NONE)
+        update_reinforce_averages(layer, k, n_rows, ld_rows, loss);
+}
+
+/* Sec. 2.1's control of the firing rate: the bias follows the distance of the moving
+   average from the target. */
+static void control_firing_rate(sn_layer *layer, int64_t k, int64_t n_rows)
+{
+    const float share = (float)layer->count[k] / (float)n_rows;
+    layer->fired[k] += layer->count[k];
+    layer->rate[k] = layer->averages_decay * layer->rate[k] +
+                     (1.0f - layer->averages_decay) * share;
+    layer->gate.bias[k] += layer->firing_rate_step * (layer->density - layer->rate[k]);
+}
+
+/* A.1's adaptive weight, after the mini-batch: larger while too many gates are
+   non-zero, smaller while too few. */
+static void adapt_penalty_weight(sn_layer *layer, int64_t n_rows)
+{
+    if (layer->penalty_factor == 0.0f)
+        return;
+    int64_t fired = 0;
+    for (int64_t k = 0; k < layer->n_units; k++)
+        fired += layer->count[k];
+    const double density = (double)fired / (double)(n_rows * layer->n_units);
+    float weight = *layer->penalty_weight;
+    if (density > (double)layer->density + 0.01)
+        weight *= 1.0f + layer->penalty_factor;
+    else if (density < (double)layer->density - 0.01)
+        weight /= 1.0f + layer->penalty_factor;
+    weight = weight < layer->penalty_limits[0] ? layer->penalty_limits[0] : weight;
+    weight = weight > layer->penalty_limits[1] ? layer->penalty_limits[1] : weight;
+    *layer->penalty_weight = weight;
+}

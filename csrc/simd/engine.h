@@ -1,0 +1,46 @@
+/* The engine as one unit of compilation, included once per instruction set by the
+ * files beside this one, which name the table that they define.
+ */
+#include <math.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "../stochnet.h"
+#include "../layout.h"
+
+#include "../noise.c"
+#include "../units/table.h"
+#include "../estimators/table.h"
+#include "../penalties/table.h"
+#include "../gate.c"
+#include "../expert.c"
+#include "../dense.c"
+#include "../loss.c"
+#include "../update.c"
+#include "../network.c"
+
+#define COUNT(table) ((int32_t)(sizeof(table) / sizeof(table)[0]))
+
+const sn_engine SN_ENGINE = {
+    .name = SN_ENGINE_NAME,
+    .philox = philox_block,
+    .uniform = uniform,
+    .additive = additive,
+    .units = unit_table,
+    .estimators = estimator_table,
+    .penalties = penalty_table,
+    .n_units = COUNT(unit_table),
+    .n_estimators = COUNT(estimator_table),
+    .n_penalties = COUNT(penalty_table),
+    .active_rows = active_rows,
+    .expert_forward = expert_forward,
+    .expert_gradient = expert_gradient,
+    .expert_input_gradient = expert_input_gradient,
+    .dense_forward = dense_forward,
+    .tanh = tanh_row,
+    .cross_entropy = cross_entropy,
+    .update_row = update_row,
+    .train = train,
+    .predict = predict,
+    .scores = scores,
+};

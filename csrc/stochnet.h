@@ -1,0 +1,271 @@
+/* stochnet: conventions, types and the table of kernels.
+ *
+ * Notation, the same in C, Cython, Python and the tests:
+ *   B rows of a mini-batch   D inputs of a layer     M hidden units of the gater
+ *   K gates, one per expert  C classes
+ *   a pre-activation of a gate, z its noise, h its output, H an expert's output.
+ *
+ * Conventions
+ *   - float32 throughout; sizes and strides are int64_t, row indices int32_t.
+ *   - A matrix is row-major. Its rows are padded with zeros to a multiple of
+ *     SN_PAD floats and `ld_x` is the padded length: no kernel has a remainder loop
+ *     along a row, and all kernels keep the padding at zero.
+ *   - Gate quantities are unit-major, (K, B): one unit's row is contiguous.
+ *   - Kernels never allocate, print, exit or keep state. They do serial work on the
+ *     rows that they are given; how threads share rows is said once, in network.c.
+ *   - OUT arguments come first, then IN, then sizes.
+ */
+#ifndef STOCHNET_H
+#define STOCHNET_H
+
+#include <stdint.h>
+
+#define SN_PAD 16
+
+/* ---- Randomness: a function of (key, counter), see philox.h ------------------ */
+
+enum { SN_TRAINING = 0, SN_SAMPLING = 1 };               /* who draws */
+enum { SN_UNIFORM = 0, SN_ADDITIVE = 1, SN_BETA = 2 };   /* what for */
+
+typedef struct {
+    uint32_t key[2];
+    uint32_t step;   /* mini-batch in training, draw in sampling */
+    uint32_t layer;
+    uint32_t mode;   /* SN_TRAINING or SN_SAMPLING */
+    uint32_t row;    /* of the first element; a multiple of 4 */
+} sn_draw;
+
+/* The noise z that is added to a pre-activation. */
+enum { SN_NO_NOISE = 0, SN_GAUSSIAN = 1, SN_LOGISTIC = 2 };
+
+typedef struct {
+    int32_t additive;       /* SN_NO_NOISE, SN_GAUSSIAN or SN_LOGISTIC */
+    float scale;            /* Gaussian: standard deviation; logistic: scale */
+    const float *quantiles; /* (n_quantiles) of the Beta noise, or NULL */
+    int64_t n_quantiles;    /* at probabilities 0, 1/(n-1), ..., 1 */
+    float mean;             /* of all that is added: replaces it at prediction */
+    int32_t draw_only;      /* noise reaches the firing decision, not the value */
+} sn_noise;
+
+/* ---- Units: how a gate fires, one file each in units/ ------------------------- */
+
+/* One unit over a mini-batch: all pointers are rows of n floats, n padded. */
+typedef struct {
+    int64_t n;
+    const float *a;       /* pre-activation that gives the value */
+    const float *a_draw;  /* pre-activation that decides the draw */
+    const float *z;       /* uniform, or additive noise, or NULL: as `z` says below */
+    const sn_noise *noise;
+} sn_unit_row;
+
+enum { SN_Z_NONE = 0, SN_Z_UNIFORM = 1, SN_Z_ADDITIVE = 2 };
+
+typedef struct {
+    const char *name;
+    int32_t z;             /* which noise h = f(a, z) takes (Eq. 1) */
+    int32_t gate_noise;    /* accepts additive noise on its input (App. A.2) */
+    int32_t always_fires;  /* never zero: not thresholded at prediction */
+    void (*forward)(float *h, const sn_unit_row *row);
+    /* dh/da for fixed noise, given h; NULL where it is zero almost everywhere */
+    void (*derivative)(float *dh, const float *h, const sn_unit_row *row);
+    /* P(h != 0 | a) and its derivative; NULL derivative: it does not depend on a
+       smoothly, so no penalty can act through it */
+    void (*probability)(float *p, const sn_unit_row *row);
+    void (*probability_derivative)(float *dp, const float *p, const sn_unit_row *row);
+    /* deterministic counterpart: names of the choices, NULL-terminated, and the
+       value of choice v for a gate that fires */
+    const char *values[3];
+    void (*value)(float *h, int32_t v, const sn_unit_row *row);
+    /* choice v is positive only where a is */
+    int32_t (*positive_only)(int32_t v);
+    /* gate bias at which a unit fires with probability `density`; `spread` is the
+       standard deviation that the input gives to a */
+    double (*initial_bias)(double density, double spread, const sn_noise *noise);
+} sn_unit;
+
+/* ---- Estimators: how the loss reaches a, one file each in estimators/ --------- */
+
+/* What an estimator must know: the experts that ran, all of them, or the loss. */
+enum { SN_CREDIT_ACTIVE = 0, SN_CREDIT_ALL = 1, SN_CREDIT_LOSS = 2 };
+enum { SN_BASELINE_NONE = 0, SN_BASELINE_MEAN = 1, SN_BASELINE_UNIT = 2 };
+
+typedef struct {
+    int64_t n;            /* padded row length */
+    int64_t n_rows;       /* B */
+    const float *a, *h;
+    const float *dh_da;   /* the unit's derivative, or NULL */
+    const float *dl_dh;   /* gradient of the mean loss; 0 where no credit reaches */
+    const float *loss;    /* each example's own loss */
+    float baseline;       /* L-bar of this unit */
+    int32_t sigmoid_derivative;
+} sn_estimator_row;
+
+typedef struct {
+    const char *name;
+    int32_t credit;         /* by default */
+    int32_t credit_choice;  /* active and all are both possible */
+    int32_t needs_derivative;
+    void (*gradient)(float *da, const sn_estimator_row *row); /* adds to da */
+} sn_estimator;
+
+/* ---- Penalties: what holds the density, one file each in penalties/ ----------- */
+
+typedef struct {
+    int64_t n, n_rows;
+    const float *h, *dh_da;       /* dh_da may be NULL */
+    const float *p, *dp_da;       /* dp_da may be NULL */
+    float weight, density;
+} sn_penalty_row;
+
+typedef struct {
+    const char *name;
+    int32_t needs_smooth_probability;
+    /* adds the gradient to da, returns the unit's term of the criterion */
+    float (*gradient)(float *da, const sn_penalty_row *row);
+} sn_penalty;
+
+/* ---- Parameters and optimisers ------------------------------------------------ */
+
+enum { SN_GRADIENT = 0, SN_SGD = 1, SN_ADAM = 2 };
+
+typedef struct {
+    int32_t solver;   /* SN_GRADIENT stores the gradient and leaves the weights */
+    int32_t nesterov;
+    float learning_rate, momentum, beta_1, beta_2, epsilon;
+    float decay;      /* alpha / B: weight of w in its own gradient */
+    float max_norm;   /* of a row's weights; 0 for none */
+} sn_optimizer;
+
+/* Units with their incoming weights, one unit a row, and the optimiser's state. */
+typedef struct {
+    int64_t n_rows, n, ld;
+    float *weight;           /* (n_rows, ld) */
+    float *bias;             /* (n_rows) or NULL */
+    float *weight_state[2];  /* momentum; or Adam's moments; or the gradient */
+    float *bias_state[2];
+    int32_t *steps;          /* (n_rows) updates taken, for Adam */
+} sn_parameters;
+
+/* ---- A conditional layer and the network --------------------------------------- */
+
+typedef struct {
+    int64_t n_inputs, ld_inputs, n_hidden, ld_hidden, n_units, ld_units;
+    sn_parameters hidden;    /* (M, D) tanh bottleneck of the gater */
+    sn_parameters gate;      /* (K, M) */
+    sn_parameters expert;    /* (K, D) */
+
+    int32_t unit, estimator, penalty; /* rows of the tables; penalty -1: none */
+    int32_t credit, baseline, sigmoid_derivative;
+    sn_noise noise;
+    float density;           /* target s */
+    float averages_decay;    /* of all moving averages of a unit */
+    float firing_rate_step;  /* of the bias control, 0: none */
+    float penalty_factor;    /* adaptive weight: times 1 + factor, 0: fixed */
+    float penalty_limits[2];
+
+    float *penalty_weight;   /* (1) state of the adaptive weight */
+    float *rate;             /* (K) moving average of the firing rate */
+    float *reinforce;        /* (2, K) numerator and denominator of Eq. 10 */
+    int64_t *fired;          /* (K) non-zero gates since it was last cleared */
+    float threshold;         /* at prediction a gate fires where a > threshold */
+    int32_t value;
+
+    /* workspace for batches of up to ld_rows rows */
+    float *hidden_output;    /* (B, ld_hidden) U */
+    float *hidden_gradient;  /* (B, ld_hidden) */
+    float *a, *h, *expert_output, *da; /* (K, ld_rows) */
+    float *output;           /* (B, ld_units) y, input of the layer above, or NULL */
+    float *output_gradient;  /* (B, ld_units) or NULL */
+    int32_t *rows;           /* (K, ld_rows) active rows of each unit */
+    int32_t *count;          /* (K) how many */
+    float *penalty_value;    /* (K) */
+    int64_t *reads;          /* (K) expert rows read, once per example and pass */
+} sn_layer;
+
+/* Fortran's sgemm, as scipy.linalg.cython_blas exports it. */
+typedef void (*sn_sgemm)(char *, char *, int *, int *, int *, float *, float *, int *,
+                         float *, int *, float *, float *, int *);
+
+typedef struct {
+    int64_t n_layers, n_classes, ld_classes;
+    sn_layer *layers;
+    sn_parameters readout;       /* (K, C), expert-major, no bias of its own */
+    sn_parameters readout_bias;  /* one row of C */
+    sn_optimizer main, gater;
+    uint32_t key[2];
+    sn_sgemm sgemm;
+
+    int64_t ld_rows;        /* padded largest batch */
+    int64_t n_partials;     /* fixed blocks of experts that the readout sums over */
+    float *input;           /* (B, ld_inputs of the first layer) */
+    int32_t *target;        /* (B) */
+    float *partials;        /* (n_partials, B, ld_classes) */
+    float *logits;          /* (B, ld_classes), after the loss: probabilities */
+    float *logit_gradient;  /* (B, ld_classes) */
+    float *logit_gradient_t;/* (C, ld_rows) */
+    float *loss;            /* (B) */
+    float *scratch;         /* (n_threads, scratch_size) */
+    int64_t scratch_size;
+} sn_network;
+
+/* Rows of the training set in the order in which mini-batches take them. */
+typedef struct {
+    const float *X;        /* (n, n_inputs), not padded */
+    const int32_t *y;      /* (n) */
+    const int64_t *order;  /* (n) or NULL: as they lie */
+    int64_t n, batch_size;
+    uint32_t step;         /* of the first mini-batch */
+} sn_examples;
+
+/* ---- The table of kernels: one per instruction set ------------------------------ */
+
+typedef struct {
+    const char *name;
+
+    void (*philox)(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]);
+    void (*uniform)(float *out, const sn_draw *draw, uint32_t purpose, uint32_t unit,
+                    int64_t n);
+    void (*additive)(float *out, const sn_noise *noise, const sn_draw *draw,
+                     uint32_t unit, int64_t n);
+
+    const sn_unit *const *units;
+    const sn_estimator *const *estimators;
+    const sn_penalty *const *penalties;
+    int32_t n_units, n_estimators, n_penalties;
+
+    int32_t (*active_rows)(int32_t *rows, const float *h, int64_t n_rows);
+    void (*expert_forward)(float *H, int64_t *reads, const float *x, int64_t ld_x,
+                           const sn_parameters *expert, int64_t k,
+                           const int32_t *rows, int32_t count);
+    void (*expert_gradient)(float *gradient, const float *dH, const float *x,
+                            int64_t ld_x, int64_t n, const int32_t *rows,
+                            int32_t count);
+    void (*expert_input_gradient)(float *dx, int64_t ld_dx, const sn_parameters *expert,
+                                  int64_t k, const float *dH, const int32_t *rows,
+                                  int32_t count, int64_t begin, int64_t end);
+    void (*dense_forward)(float *out, int64_t ld_unit, int64_t ld_row, const float *w,
+                          int64_t ld_w, int64_t n_units, const float *x, int64_t ld_x,
+                          int64_t n_rows, int64_t n);
+    void (*tanh)(float *out, int64_t n);
+    float (*cross_entropy)(float *logits, float *gradient, int32_t target, float scale,
+                           int64_t n_classes);
+    void (*update_row)(sn_parameters *p, int64_t row, const float *gradient,
+                       float bias_gradient, const sn_optimizer *optimizer);
+
+    /* whole network; see network.c */
+    int64_t (*train)(double *loss, double *penalty, sn_network *net,
+                     const sn_examples *examples, int32_t n_threads);
+    void (*predict)(float *probability, sn_network *net, const float *X, int64_t n_rows,
+                    const sn_draw *draw, int32_t n_threads);
+    void (*scores)(sn_network *net, int64_t layer, const float *X, int64_t n_rows,
+                   int32_t n_threads);
+} sn_engine;
+
+/* The engine for this machine; `name` forces one ("baseline", "avx2", "avx512").
+   NULL where the machine or the build does not have it. */
+const sn_engine *sn_select(const char *name);
+int sn_openmp_version(void);
+int sn_max_threads(void);
+const char *sn_compiler(void);
+
+#endif

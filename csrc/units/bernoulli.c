@@ -1,0 +1,36 @@
+/* Stochastic binary neuron (Sec. 3): h = 1 with probability sigm(a). Eq. 3 as printed
+ * has the inequality reversed; Theorem 1 needs h = 1[z < sigm(a)].
+ */
+#include "unit.h"
+
+static void bernoulli_forward(float *restrict h, const sn_unit_row *row)
+{
+    for (int64_t b = 0; b < row->n; b++)
+        h[b] = row->z[b] < sn_sigmoid(row->a[b]) ? 1.0f : 0.0f;
+}
+
+static void bernoulli_value(float *restrict h, int32_t choice, const sn_unit_row *row)
+{
+    (void)choice;
+    for (int64_t b = 0; b < row->n; b++)
+        h[b] = 1.0f;
+}
+
+static double bernoulli_initial_bias(double density, double spread,
+                                     const sn_noise *noise)
+{
+    (void)spread, (void)noise;
+    return logit(density);
+}
+
+static const sn_unit bernoulli = {
+    .name = "bernoulli",
+    .z = SN_Z_UNIFORM,
+    .forward = bernoulli_forward,
+    .probability = sigmoid_of_a,
+    .probability_derivative = sigmoid_slope,
+    .values = {"one"},
+    .value = bernoulli_value,
+    .positive_only = never_positive_only,
+    .initial_bias = bernoulli_initial_bias,
+};

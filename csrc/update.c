@@ -1,0 +1,94 @@
+/* Optimisers and max-norm, one row of weights at a time, while it is in cache. The
+ * state of a row advances only when the row is updated: an expert that no example
+ * activated keeps weights, momentum and step count, as lazy and sparse optimisers do.
+ * With every expert active this is the dense update.
+ */
+#include "stochnet.h"
+#include "vector.h"
+
+/* SGD with momentum as in scikit-learn: v <- momentum v - rate g; w <- w + v, with
+   Nesterov's w <- w + momentum v - rate g. v may be NULL where momentum is 0. */
+static void update_sgd(float *restrict w, float *restrict v, const float *restrict g,
+                       int64_t n, const sn_optimizer *o, float decay)
+{
+    const float rate = o->learning_rate, momentum = o->momentum;
+    if (!v) {
+        for (int64_t i = 0; i < n; i++)
+            w[i] -= rate * (g[i] + decay * w[i]);
+        return;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        const float step = rate * (g[i] + decay * w[i]);
+        v[i] = momentum * v[i] - step;
+        w[i] += o->nesterov ? momentum * v[i] - step : v[i];
+    }
+}
+
+/* Adam (Kingma & Ba 2015), with the bias corrections in `rate`. */
+static void update_adam(float *restrict w, float *restrict m, float *restrict v,
+                        const float *restrict g, int64_t n, const sn_optimizer *o,
+                        float decay, float rate)
+{
+    const float b1 = o->beta_1, b2 = o->beta_2, epsilon = o->epsilon;
+    for (int64_t i = 0; i < n; i++) {
+        const float gradient = g[i] + decay * w[i];
+        m[i] = b1 * m[i] + (1.0f - b1) * gradient;
+        v[i] = b2 * v[i] + (1.0f - b2) * gradient * gradient;
+        w[i] -= rate * m[i] / (sqrtf(v[i]) + epsilon);
+    }
+}
+
+static float adam_rate(const sn_optimizer *o, int32_t step)
+{
+    const double c1 = 1.0 - pow((double)o->beta_1, step);
+    const double c2 = 1.0 - pow((double)o->beta_2, step);
+    return (float)((double)o->learning_rate * sqrt(c2) / c1);
+}
+
+static void limit_norm(float *w, int64_t n, float limit)
+{
+    sn_vec squares = {0};
+    for (int64_t i = 0; i < n; i += SN_LANES)
+        squares += sn_load(w + i) * sn_load(w + i);
+    const float sum = sn_sum(squares);
+    if (!(sum > limit * limit))
+        return;
+    const float scale = limit / sqrtf(sum);
+    for (int64_t i = 0; i < n; i++)
+        w[i] *= scale;
+}
+
+/* One step on row `row` of p. L2 decay and max-norm act on weights, not on biases.
+   INOUT p. IN gradient (p->ld) with zero padding; bias_gradient, where p has biases. */
+static void update_row(sn_parameters *p, int64_t row, const float *gradient,
+                       float bias_gradient, const sn_optimizer *o)
+{
+    float *w = p->weight + row * p->ld, *state[2], *bias_state[2];
+    float *bias = p->bias ? p->bias + row : NULL;
+    for (int i = 0; i < 2; i++) {
+        state[i] = p->weight_state[i] ? p->weight_state[i] + row * p->ld : NULL;
+        bias_state[i] = p->bias_state[i] ? p->bias_state[i] + row : NULL;
+    }
+    switch (o->solver) {
+    case SN_GRADIENT:
+        for (int64_t i = 0; i < p->ld; i++)
+            state[0][i] = gradient[i] + o->decay * w[i];
+        if (bias)
+            *bias_state[0] = bias_gradient;
+        return;
+    case SN_ADAM: {
+        const float rate = adam_rate(o, ++p->steps[row]);
+        update_adam(w, state[0], state[1], gradient, p->ld, o, o->decay, rate);
+        if (bias)
+            update_adam(bias, bias_state[0], bias_state[1], &bias_gradient, 1, o, 0.0f,
+                        rate);
+        break;
+    }
+    default:
+        update_sgd(w, state[0], gradient, p->ld, o, o->decay);
+        if (bias)
+            update_sgd(bias, bias_state[0], &bias_gradient, 1, o, 0.0f);
+    }
+    if (o->max_norm > 0.0f)
+        limit_norm(w, p->ld, o->max_norm);
+}
