@@ -1,0 +1,6 @@
+from libc.stdint cimport int32_t, int64_t
+
+cdef float *floats(object array, Py_ssize_t size) except? NULL
+cdef const float *const_floats(object array, Py_ssize_t size) except? NULL
+cdef int32_t *integers(object array, Py_ssize_t size) except? NULL
+cdef int64_t *long_integers(object array, Py_ssize_t size) except? NULL

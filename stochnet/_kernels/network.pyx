@@ -1,0 +1,280 @@
+"""Whole mini-batches of a network (csrc/network.c)."""
+import numpy as np
+
+from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdlib cimport calloc, free
+from scipy.linalg.cython_blas cimport sgemm
+from stochnet._kernels.arrays cimport const_floats, floats, integers, long_integers
+from stochnet._kernels.engine cimport (
+    SN_BASELINE_MEAN, SN_BASELINE_NONE, SN_BASELINE_UNIT, engine, padded,
+    sn_block_width, sn_draw, sn_examples, sn_layer, sn_network, sn_scratch_size,
+    sn_sgemm,
+)
+from stochnet._kernels.random cimport draw_of, noise_of
+from stochnet._kernels.update cimport optimizer_of, parameters_of
+
+from stochnet._kernels.arrays import aligned_zeros
+from stochnet._kernels.gate import CREDIT
+
+BASELINES = {
+    None: SN_BASELINE_NONE, "mean": SN_BASELINE_MEAN, "unit": SN_BASELINE_UNIT,
+}
+
+
+def _check_range(name, values, end):
+    if values.min() < 0 or values.max() >= end:
+        raise ValueError(f"{name} holds values outside [0, {end}).")
+
+
+cdef class NetworkKernels:
+    """A `stochnet.network.Network` bound to a workspace.
+
+    Parameters
+    ----------
+    network : stochnet.network.Network
+        Its arrays are read and written in place.
+    n_rows : int
+        Largest batch.
+    n_threads : int
+    training : bool
+        Whether `train` will be called: more workspace, network's state writable.
+
+    Notes
+    -----
+    Not for use by two threads at a time: the workspace is part of it.
+    """
+
+    cdef sn_network net
+    cdef int32_t n_threads
+    cdef bint training
+    cdef list keep
+    cdef readonly list workspace
+
+    def __cinit__(self, network, Py_ssize_t n_rows, n_threads, bint training):
+        self.net.layers = <sn_layer *>calloc(len(network.layers), sizeof(sn_layer))
+        if self.net.layers == NULL:
+            raise MemoryError()
+        self.keep, self.workspace = [network], []
+        self.n_threads, self.training = n_threads, training
+        self.net.n_layers = len(network.layers)
+        self.net.n_classes = network.n_classes
+        self.net.ld_classes = padded(network.n_classes)
+        self.net.ld_rows = padded(n_rows)
+        self.net.key[0], self.net.key[1] = network.key
+        self.net.sgemm = <sn_sgemm>sgemm
+        self.net.readout = parameters_of(network.readout)
+        self.net.readout_bias = parameters_of(network.readout_bias)
+        self.net.main = optimizer_of(network.main)
+        self.net.gater = optimizer_of(network.gater)
+        for i, layer in enumerate(network.layers):
+            self._bind_layer(&self.net.layers[<int>i], layer)
+        self._allocate()
+
+    def __dealloc__(self):
+        free(self.net.layers)
+
+    cdef _bind_layer(self, sn_layer *c, layer):
+        """Sizes, settings, parameters and state of one layer."""
+        c.n_inputs, c.ld_inputs = layer.n_inputs, padded(layer.n_inputs)
+        c.n_hidden, c.ld_hidden = layer.n_hidden, padded(layer.n_hidden)
+        c.n_units, c.ld_units = layer.n_units, padded(layer.n_units)
+        c.hidden = parameters_of(layer.hidden)
+        c.gate = parameters_of(layer.gate)
+        c.expert = parameters_of(layer.expert)
+        gater = layer.gater
+        c.unit, c.estimator, c.penalty = gater.indices
+        c.credit = CREDIT[gater.credit]
+        c.baseline = BASELINES[gater.baseline]
+        c.sigmoid_derivative = gater.sigmoid_derivative
+        c.noise = noise_of(gater.noise)
+        c.density = gater.density
+        c.averages_decay = gater.averages_decay
+        c.firing_rate_step = gater.firing_rate_step
+        c.penalty_factor = gater.penalty_factor
+        c.penalty_limits[0], c.penalty_limits[1] = gater.penalty_limits
+        c.penalty_weight = floats(layer.penalty_weight, 1)
+        c.rate = floats(layer.rate, c.n_units)
+        c.reinforce = floats(layer.reinforce, 2 * c.n_units)
+        c.fired = long_integers(layer.fired, c.n_units)
+        c.threshold = layer.threshold
+        c.value = layer.value
+
+    cdef _allocate(self):
+        """One buffer of floats for the workspace, and views into it."""
+        cdef sn_network *net = &self.net
+        cdef sn_layer *c
+        cdef int64_t B = net.ld_rows, n_blocks = 1
+        for i in range(net.n_layers):
+            c = &net.layers[i]
+            n_blocks = max(n_blocks, -(-c.n_units // sn_block_width(c.n_units)))
+        net.scratch_size = sn_scratch_size(net)
+        sizes = [
+            ("input", B * net.layers[0].ld_inputs),
+            ("partials", n_blocks * B * net.ld_classes),
+            ("logits", B * net.ld_classes),
+            ("logit_gradient", B * net.ld_classes),
+            ("logit_gradient_t", net.n_classes * B),
+            ("loss", B),
+            ("scratch", self.n_threads * net.scratch_size),
+        ]
+        for i in range(net.n_layers):
+            c = &net.layers[i]
+            K, last = c.n_units, i == net.n_layers - 1
+            sizes += [
+                (f"hidden_output{i}", B * c.ld_hidden),
+                (f"a{i}", K * B), (f"h{i}", K * B), (f"expert_output{i}", K * B),
+                (f"penalty_value{i}", padded(K)),
+                (f"output{i}", 0 if last else B * c.ld_units),
+                (f"hidden_gradient{i}", self.training * B * c.ld_hidden),
+                (f"da{i}", self.training * K * B),
+                (f"output_gradient{i}", self.training * (not last) * B * c.ld_units),
+            ]
+        buffer = aligned_zeros(sum(padded(size) for _, size in sizes))
+        views, start = {}, 0
+        for name, size in sizes:
+            views[name] = buffer[start:start + size]
+            start += padded(size)
+        target = np.zeros(B, dtype=np.int32)
+        net.input = floats(views["input"], 1)
+        net.partials = floats(views["partials"], 1)
+        net.logits = floats(views["logits"], 1)
+        net.logit_gradient = floats(views["logit_gradient"], 1)
+        net.logit_gradient_t = floats(views["logit_gradient_t"], 1)
+        net.loss = floats(views["loss"], 1)
+        net.scratch = floats(views["scratch"], 1)
+        net.target = integers(target, B)
+        self.keep += [buffer, target]
+        for i in range(net.n_layers):
+            self._bind_workspace(&net.layers[i], i, views)
+
+    cdef _bind_workspace(self, sn_layer *c, i, views):
+        def view(name):
+            return views[f"{name}{i}"]
+        cdef int64_t B = self.net.ld_rows, K = c.n_units
+        rows = np.zeros((K, B), dtype=np.int32)
+        count = np.zeros(K, dtype=np.int32)
+        reads = np.zeros(K, dtype=np.int64)
+        c.hidden_output = floats(view("hidden_output"), 1)
+        c.hidden_gradient = floats(view("hidden_gradient"), 0)
+        c.a, c.h = floats(view("a"), 1), floats(view("h"), 1)
+        c.expert_output = floats(view("expert_output"), 1)
+        c.penalty_value = floats(view("penalty_value"), 1)
+        if self.training:
+            c.hidden_gradient = floats(view("hidden_gradient"), 1)
+            c.da = floats(view("da"), 1)
+        if i < self.net.n_layers - 1:
+            c.output = floats(view("output"), 1)
+            if self.training:
+                c.output_gradient = floats(view("output_gradient"), 1)
+        c.rows = integers(rows, K * B)
+        c.count, c.reads = integers(count, K), long_integers(reads, K)
+        self.keep += [rows]
+        self.workspace.append({
+            "a": view("a").reshape(K, B),
+            "h": view("h").reshape(K, B),
+            "expert_output": view("expert_output").reshape(K, B),
+            "da": view("da").reshape(-1, B),
+            "count": count,
+            "reads": reads,
+        })
+
+    def loss(self):
+        """Cross-entropy of each row of the last mini-batch, a copy."""
+        return np.asarray(<float[:self.net.ld_rows]>self.net.loss).copy()
+
+    def set_learning_rates(self, main, gater):
+        """Learning rates of the main path and of the gater, from the next step on."""
+        self.net.main.learning_rate, self.net.gater.learning_rate = main, gater
+
+    def set_threshold(self, i, threshold, value):
+        """What the next prediction thresholds layer `i` with."""
+        self.net.layers[<int>i].threshold = threshold
+        self.net.layers[<int>i].value = value
+
+    def train(self, const float[:, ::1] X, const int32_t[::1] y, order,
+              Py_ssize_t batch_size, step):
+        """One pass over mini-batches of the examples, updating the network.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, n_inputs), float32
+        y : ndarray of shape (n,), int32
+            Class indices.
+        order : ndarray of shape (m,), int64, or None
+            Rows to take, in this order; None for all as they lie.
+        batch_size : int
+        step : int
+            Number of the first mini-batch: where its noise is drawn.
+
+        Returns
+        -------
+        loss, penalty : float
+            Sums over mini-batches of criterion and penalty times rows.
+        failed : int
+            First mini-batch whose loss is not finite, or -1.
+        """
+        cdef sn_examples examples
+        cdef double loss = 0.0, penalty = 0.0
+        cdef int64_t failed
+        n = X.shape[0] if order is None else len(order)
+        if X.shape[1] != self.net.layers[0].n_inputs or y.shape[0] != X.shape[0]:
+            raise ValueError("X and y do not fit the network.")
+        if not self.training or not 0 < batch_size <= self.net.ld_rows:
+            raise ValueError("The workspace does not hold such a mini-batch.")
+        if n == 0:
+            return 0.0, 0.0, -1
+        _check_range("y", np.asarray(y), self.net.n_classes)
+        if order is not None:
+            _check_range("order", order, X.shape[0])
+        examples.X, examples.y = &X[0, 0], &y[0]
+        examples.order = NULL if order is None else long_integers(order, n)
+        examples.n, examples.batch_size, examples.step = n, batch_size, step
+        with nogil:
+            failed = engine.train(
+                &loss, &penalty, &self.net, &examples, self.n_threads
+            )
+        return loss, penalty, failed
+
+    def predict(self, const float[:, ::1] X, *, draw=None, row=0):
+        """Class probabilities; `draw` samples the gates of rows from `row` on.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, n_inputs), float32
+        draw : int, optional
+            Number of the draw; None is the deterministic network.
+        row : int
+            Number of the first row, a multiple of 4.
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes), float32
+        """
+        cdef sn_draw c_draw
+        cdef const sn_draw *pointer = NULL
+        cdef int64_t n = X.shape[0]
+        self._check_rows(X)
+        out = np.empty((n, self.net.n_classes), dtype=np.float32)
+        if n == 0:
+            return out
+        if draw is not None:
+            key = self.net.key[0], self.net.key[1]
+            c_draw = draw_of(key, draw, 0, "sampling", row)
+            pointer = &c_draw
+        cdef float *probability = floats(out, out.size)
+        with nogil:
+            engine.predict(probability, &self.net, &X[0, 0], n, pointer, self.n_threads)
+        return out
+
+    def scores(self, i, const float[:, ::1] X):
+        """What layer `i`'s threshold is compared with, a copy, (n_units, n)."""
+        self._check_rows(X)
+        cdef int64_t n = X.shape[0], layer = i
+        if n > 0:
+            with nogil:
+                engine.scores(&self.net, layer, &X[0, 0], n, self.n_threads)
+        return self.workspace[i]["a"][:, :n].copy()
+
+    cdef _check_rows(self, const float[:, ::1] X):
+        if X.shape[1] != self.net.layers[0].n_inputs or X.shape[0] > self.net.ld_rows:
+            raise ValueError("X does not fit the network or its workspace.")

@@ -1,0 +1,582 @@
+"""`GatedMLPClassifier`, the scikit-learn facade."""
+
+from numbers import Integral, Real
+
+import numpy as np
+from scipy.sparse import csr_matrix, vstack
+from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state, check_scalar
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.multiclass import (
+    _check_partial_fit_first_call,
+    check_classification_targets,
+)
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from stochnet._threads import effective_n_threads
+from stochnet.gaters import GATERS, NOISES, PENALTIES, make_gater
+from stochnet.network import INITIALIZATIONS, Network, Optimizer
+from stochnet.training import CalibrationRows, Schedule, Trainer, calibrate
+
+_POSITIVE = Interval(Real, 0, None, closed="neither")
+_NOT_NEGATIVE = Interval(Real, 0, None, closed="left")
+_AT_LEAST_ONE = Interval(Integral, 1, None, closed="left")
+_MOMENTUM = Interval(Real, 0, 1, closed="left")
+_AUTO = StrOptions({"auto"})
+
+
+class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
+    """Classifier with wide hidden layers of which each row computes a small part.
+
+    TODO
+
+    """
+
+    _parameter_constraints = {
+        "hidden_layer_sizes": ["array-like", _AT_LEAST_ONE],
+        "gater": [StrOptions(set(GATERS))],
+        "gater_hidden_size": ["array-like", _AT_LEAST_ONE, _AUTO],
+        "density": [Interval(Real, 0, 1, closed="right")],
+        "noise": [StrOptions({"auto", *NOISES}), None],
+        "noise_scale": [_POSITIVE],
+        "noise_beta": [Interval(Real, 1, None, closed="neither")],
+        "noise_on": [StrOptions({"gate", "draw"})],
+        "credit": [StrOptions({"auto", "all", "active"})],
+        "sigmoid_derivative": ["boolean"],
+        "baseline": [StrOptions({"unit", "mean"}), None],
+        "penalty": [StrOptions({"auto", *PENALTIES}), None],
+        "penalty_weight": [_NOT_NEGATIVE, _AUTO],
+        "adaptive_penalty": ["boolean"],
+        "firing_rate_step": [_NOT_NEGATIVE],
+        "max_norm": [_POSITIVE, None],
+        "initialization": [StrOptions(set(INITIALIZATIONS))],
+        "solver": [StrOptions({"sgd", "adam"})],
+        "alpha": [_NOT_NEGATIVE],
+        "batch_size": [_AT_LEAST_ONE, _AUTO],
+        "learning_rate_init": [_POSITIVE],
+        "gater_learning_rate_init": [_POSITIVE, _AUTO],
+        "learning_rate_decay": [Interval(Real, 0, 1, closed="right")],
+        "learning_rate_min": [_NOT_NEGATIVE],
+        "momentum": [_MOMENTUM],
+        "gater_momentum": [_MOMENTUM, None],
+        "nesterovs_momentum": ["boolean"],
+        "beta_1": [_MOMENTUM],
+        "beta_2": [_MOMENTUM],
+        "epsilon": [_POSITIVE],
+        "max_iter": [_AT_LEAST_ONE],
+        "shuffle": ["boolean"],
+        "tol": [_NOT_NEGATIVE],
+        "n_iter_no_change": [_AT_LEAST_ONE, Options(Real, {np.inf})],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+        "random_state": ["random_state"],
+        "n_jobs": [Integral, None],
+    }
+
+    def __init__(
+        self,
+        hidden_layer_sizes=(1000,),
+        gater="st",
+        *,
+        gater_hidden_size="auto",
+        density=0.1,
+        noise="auto",
+        noise_scale=1.0,
+        noise_beta=40.1,
+        noise_on="gate",
+        credit="auto",
+        sigmoid_derivative=False,
+        baseline="unit",
+        penalty="auto",
+        penalty_weight="auto",
+        adaptive_penalty=False,
+        firing_rate_step=0.02,
+        max_norm=2.0,
+        initialization="sparse",
+        solver="sgd",
+        alpha=0.0001,
+        batch_size="auto",
+        learning_rate_init=0.1,
+        gater_learning_rate_init="auto",
+        learning_rate_decay=1.0,
+        learning_rate_min=0.0,
+        momentum=0.0,
+        gater_momentum=None,
+        nesterovs_momentum=True,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        max_iter=200,
+        shuffle=True,
+        tol=1e-4,
+        n_iter_no_change=10,
+        early_stopping=False,
+        validation_fraction=0.1,
+        warm_start=False,
+        verbose=False,
+        random_state=None,
+        n_jobs=None,
+    ):
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.gater = gater
+        self.gater_hidden_size = gater_hidden_size
+        self.density = density
+        self.noise = noise
+        self.noise_scale = noise_scale
+        self.noise_beta = noise_beta
+        self.noise_on = noise_on
+        self.credit = credit
+        self.sigmoid_derivative = sigmoid_derivative
+        self.baseline = baseline
+        self.penalty = penalty
+        self.penalty_weight = penalty_weight
+        self.adaptive_penalty = adaptive_penalty
+        self.firing_rate_step = firing_rate_step
+        self.max_norm = max_norm
+        self.initialization = initialization
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate_init = learning_rate_init
+        self.gater_learning_rate_init = gater_learning_rate_init
+        self.learning_rate_decay = learning_rate_decay
+        self.learning_rate_min = learning_rate_min
+        self.momentum = momentum
+        self.gater_momentum = gater_momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+
+    # ---- fitting -----------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y, *, X_val=None, y_val=None):
+        """Train on (X, y).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Finite numbers; computed with as float32.
+        y : array-like of shape (n_samples,)
+            Class labels, at least two different ones.
+        X_val : array-like of shape (n_validation, n_features), optional
+        y_val : array-like of shape (n_validation,), optional
+            Validation data for early stopping, in place of a part of the training
+            data. Used only when ``early_stopping=True``.
+
+        Returns
+        -------
+        self : GatedMLPClassifier
+            With the best validation score's weights if ``early_stopping``.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or the data is invalid, or if weights become non-finite: the
+            message names epoch and layer.
+        """
+        warm = self.warm_start and hasattr(self, "classes_")
+        X, y = self._validate(X, y, reset=not warm)
+        check_classification_targets(y)
+        classes = np.unique(y)
+        if warm and not np.array_equal(classes, self.classes_):
+            raise ValueError(
+                "warm_start can only be used where `y` has the same classes as in the "
+                f"previous call to fit. Previously got {self.classes_}, `y` has "
+                f"{classes}"
+            )
+        _check_classes(classes)
+        codes = np.searchsorted(classes, y).astype(np.int32)
+        validation = self._validation_data(X_val, y_val, classes)
+        if self.early_stopping and validation is None:
+            X, X_held, codes, codes_held = self._split(X, codes)
+            validation = X_held, codes_held
+
+        network = self._network if warm else self._new_network(X.shape[1], len(classes))
+        calibration = CalibrationRows(network)
+        calibration.add(X, codes)
+        n_threads = effective_n_threads(self.n_jobs)
+        trainer = Trainer(network, self._schedule(len(X)), n_threads)
+        trainer.run(X, codes, validation, calibration)
+        calibrate(network, calibration, n_threads, validation)
+
+        self.classes_ = classes
+        self._network, self._calibration = network, calibration
+        self._stale = False
+        history = trainer.history
+        self.n_iter_ = len(history.loss) + (self.n_iter_ if warm else 0)
+        self.t_ = len(X) * len(history.loss) + (self.t_ if warm else 0)
+        self.loss_ = history.loss[-1]
+        self.loss_curve_ = (self.loss_curve_ if warm else []) + history.loss
+        self.density_curve_ = (self.density_curve_ if warm else []) + history.density
+        self._record_training(len(X))
+        self.validation_scores_ = history.validation if self.early_stopping else None
+        self.best_validation_score_ = (
+            max(history.validation) if self.early_stopping else None
+        )
+        self.best_loss_ = None if self.early_stopping else min(self.loss_curve_)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y, classes=None):
+        """Update the network by one pass over the rows of X as they lie.
+
+        Calls over successive mini-batches of ``batch_size`` rows give the same bits as
+        one epoch of `fit` over all of them with ``shuffle=False``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+        classes : array-like of shape (n_classes,), optional
+            All labels that will ever occur; needed in the first call.
+
+        Returns
+        -------
+        self : GatedMLPClassifier
+
+        Raises
+        ------
+        ValueError
+            As in `fit`; or if `classes` is missing in the first call or differs later,
+            or `y` has other labels.
+        """
+        first = not hasattr(self, "_network")
+        X, y = self._validate(X, y, reset=first)
+        check_classification_targets(y)
+        _check_partial_fit_first_call(self, classes)
+        _check_classes(self.classes_)
+        unknown = np.setdiff1d(y, self.classes_)
+        if len(unknown):
+            raise ValueError(
+                f"`y` has classes not in `self.classes_`. `self.classes_` has "
+                f"{self.classes_}. 'y' has {np.unique(y)}."
+            )
+        codes = np.searchsorted(self.classes_, y).astype(np.int32)
+        if first:
+            self._network = self._new_network(X.shape[1], len(self.classes_))
+            self._calibration = CalibrationRows(self._network)
+            self.n_iter_, self.t_ = 0, 0
+            self.loss_curve_, self.density_curve_ = [], []
+            self.validation_scores_ = self.best_validation_score_ = None
+        trainer = Trainer(
+            self._network, self._schedule(len(X)), effective_n_threads(self.n_jobs)
+        )
+        self.loss_ = trainer.run_epoch(X, codes, 0)
+        self._calibration.add(X, codes)
+        self._stale = True
+        self.n_iter_ += 1
+        self.t_ += len(X)
+        self.loss_curve_.append(self.loss_)
+        self.density_curve_ += trainer.history.density
+        self.best_loss_ = min(self.loss_curve_)
+        self._record_training(len(X))
+        return self
+
+    def _validate(self, X, y, reset):
+        X, y = validate_data(
+            self, X, y, reset=reset, dtype=np.float32, order="C", multi_output=False
+        )
+        return X, y
+
+    def _validation_data(self, X_val, y_val, classes):
+        """Checked X_val and codes of y_val, or None."""
+        if (X_val is None) != (y_val is None):
+            raise ValueError("X_val and y_val must be given together.")
+        if X_val is None:
+            return None
+        if not self.early_stopping:
+            raise ValueError("X_val and y_val need early_stopping=True.")
+        X_val, y_val = self._validate(X_val, y_val, reset=False)
+        unknown = np.setdiff1d(y_val, classes)
+        if len(unknown):
+            raise ValueError(f"y_val has classes that y does not have: {unknown}.")
+        return X_val, np.searchsorted(classes, y_val).astype(np.int32)
+
+    def _split(self, X, codes):
+        """Training and validation part, stratified."""
+        X, X_held, codes, codes_held = train_test_split(
+            X,
+            codes,
+            test_size=self.validation_fraction,
+            random_state=check_random_state(self.random_state),
+            stratify=codes,
+        )
+        return X, X_held, codes, codes_held
+
+    def _sizes(self):
+        """Checked sizes of the layers and of their gaters."""
+        sizes = _sizes("hidden_layer_sizes", self.hidden_layer_sizes)
+        if isinstance(self.gater_hidden_size, str):
+            return sizes, [_auto_gater_hidden_size(n) for n in sizes]
+        gater_sizes = _sizes("gater_hidden_size", self.gater_hidden_size)
+        if len(gater_sizes) == 1:
+            gater_sizes *= len(sizes)
+        if len(gater_sizes) != len(sizes):
+            raise ValueError(
+                "gater_hidden_size must be one number or one for each of the "
+                f"{len(sizes)} layers, got {len(gater_sizes)}."
+            )
+        return sizes, gater_sizes
+
+    def _new_network(self, n_inputs, n_classes):
+        sizes, gater_sizes = self._sizes()
+        main = Optimizer(
+            solver=self.solver,
+            learning_rate=self.learning_rate_init,
+            momentum=self.momentum,
+            nesterovs_momentum=bool(self.nesterovs_momentum),
+            beta_1=self.beta_1,
+            beta_2=self.beta_2,
+            epsilon=self.epsilon,
+            alpha=self.alpha,
+            max_norm=self.max_norm,
+        )
+        gater_momentum = self.momentum
+        if self.gater_momentum is not None:
+            gater_momentum = self.gater_momentum
+        gater_rate = self._gater_learning_rate()
+        return Network(
+            n_inputs,
+            n_classes,
+            sizes,
+            gater_sizes,
+            self._make_gater(),
+            main,
+            Optimizer(
+                **{
+                    **main.__dict__,
+                    "learning_rate": gater_rate,
+                    "momentum": gater_momentum,
+                }
+            ),
+            initialization=self.initialization,
+            seed=_seed(self.random_state),
+        )
+
+    def _gater_learning_rate(self):
+        if self.gater_learning_rate_init != "auto":
+            return self.gater_learning_rate_init
+        return self.learning_rate_init
+
+    def _make_gater(self):
+        weight = self.penalty_weight
+        if weight == "auto":
+            weight = 0.0015
+        return make_gater(
+            self.gater,
+            density=self.density,
+            noise=self.noise,
+            noise_scale=self.noise_scale,
+            noise_beta=self.noise_beta,
+            noise_on=self.noise_on,
+            credit=self.credit,
+            sigmoid_derivative=self.sigmoid_derivative,
+            baseline=self.baseline,
+            penalty=self.penalty,
+            penalty_weight=weight,
+            adaptive_penalty=self.adaptive_penalty,
+            firing_rate_step=self.firing_rate_step,
+        )
+
+    def _schedule(self, n_rows):
+        batch_size = 32 if self.batch_size == "auto" else self.batch_size
+        return Schedule(
+            batch_size=min(batch_size, n_rows),
+            max_iter=self.max_iter,
+            learning_rate=self.learning_rate_init,
+            gater_learning_rate=self._gater_learning_rate(),
+            learning_rate_decay=self.learning_rate_decay,
+            learning_rate_min=self.learning_rate_min,
+            shuffle=self.shuffle,
+            tol=self.tol,
+            n_iter_no_change=self.n_iter_no_change,
+            verbose=bool(self.verbose),
+        )
+
+    def _record_training(self, n_rows):
+        """Firing rates of the last epoch (of the last call, after `partial_fit`)."""
+        layers = self._network.layers
+        self.training_firing_rates_ = [layer.fired / n_rows for layer in layers]
+        self.training_density_ = [float(r.mean()) for r in self.training_firing_rates_]
+
+    # ---- prediction ----------------------------------------------------------------
+
+    def _ready(self):
+        """The network with thresholds that belong to its present weights."""
+        check_is_fitted(self)
+        if self._stale:
+            n_threads = effective_n_threads(self.n_jobs)
+            calibrate(self._network, self._calibration, n_threads)
+            self._stale = False
+        return self._network
+
+    def _input(self, X):
+        check_is_fitted(self)
+        return validate_data(self, X, reset=False, dtype=np.float32, order="C")
+
+    def predict_proba(self, X):
+        """Class probabilities of the deterministic network (Appendix A.3).
+
+        Noise is replaced by its mean and a gate fires where its score exceeds its
+        layer's threshold; only experts whose gate fires are computed. A row's result is
+        the same bits whatever other rows are in X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), float32
+            Columns in the order of ``classes_``.
+        """
+        X = self._input(X)
+        n_threads = effective_n_threads(self.n_jobs)
+        return self._ready().predict_proba(X, n_threads=n_threads)
+
+    def predict_log_proba(self, X):
+        """Logarithm of `predict_proba`."""
+        return np.log(self.predict_proba(X))
+
+    def predict(self, X):
+        """Most probable class of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+
+    def sample_proba(self, X, n_draws=10, random_state=None):
+        """Class probabilities averaged over draws of the stochastic gates.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        n_draws : int, default=10
+            Forward passes with independent gates, at least 1.
+        random_state : int, RandomState instance or None, default=None
+            Two draws of a row are independent; a row's draws depend on its index in X
+            and on this alone.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), float32
+        """
+        X = self._input(X)
+        n_draws = check_scalar(n_draws, "n_draws", Integral, min_val=1)
+        network = self._ready().with_seed(_seed(random_state))
+        n_threads = effective_n_threads(self.n_jobs)
+        total = np.zeros((len(X), len(self.classes_)))
+        for draw in range(n_draws):
+            total += network.predict_proba(X, draw=draw, n_threads=n_threads)
+        return (total / n_draws).astype(np.float32)
+
+    def gates(self, X):
+        """Gate values at prediction; the experts that are computed are its non-zeros.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        csr_matrix of shape (n_samples, n_units), float32, or a list of them
+            One matrix a layer, a list for several layers.
+        """
+        X = self._input(X)
+        chunks = [
+            [csr_matrix(h) for h in layers]
+            for layers in self._ready().gates(
+                X, n_threads=effective_n_threads(self.n_jobs)
+            )
+        ]
+        matrices = [vstack(parts, format="csr") for parts in zip(*chunks, strict=True)]
+        return matrices[0] if len(matrices) == 1 else matrices
+
+    @property
+    def thresholds_(self):
+        """Threshold of each layer at prediction, a list of float."""
+        return [layer.threshold for layer in self._ready().layers]
+
+    @property
+    def firing_rates_(self):
+        """Share of the calibration rows on which each unit fires at prediction.
+
+        A list of ndarray of shape (n_units,), one for each layer.
+        """
+        network, rows = self._ready(), self._calibration.X
+        fired = [np.zeros(layer.n_units) for layer in network.layers]
+        n_threads = effective_n_threads(self.n_jobs)
+        for gates in network.gates(rows, n_threads=n_threads):
+            for total, h in zip(fired, gates, strict=True):
+                total += np.count_nonzero(h, axis=0)
+        return [total / len(rows) for total in fired]
+
+    @property
+    def density_(self):
+        """Share of non-zero gates at prediction, for each layer, on calibration rows."""
+        return [float(rates.mean()) for rates in self.firing_rates_]
+
+    @property
+    def coefs_(self):
+        """Experts' weights of each layer, then the readout's; arrays (fan_in, fan_out)."""
+        check_is_fitted(self)
+        layers = self._network.layers
+        return [*(p.expert.values.T for p in layers), self._network.readout.values]
+
+    @property
+    def intercepts_(self):
+        """Experts' biases of each layer, then the readout's."""
+        check_is_fitted(self)
+        layers = self._network.layers
+        return [
+            *(layer.expert.bias_values for layer in layers),
+            self._network.readout_bias.values[0],
+        ]
+
+
+def _seed(random_state):
+    """A 62-bit key from whatever scikit-learn takes as a random_state."""
+    high, low = check_random_state(random_state).randint(2**31 - 1, size=2)
+    return int(high) << 31 | int(low)
+
+
+def _sizes(name, value):
+    """A list of positive ints from a number or a sequence."""
+    sizes = [value] if isinstance(value, Integral) else list(value)
+    if not sizes or not all(isinstance(n, Integral) and n > 0 for n in sizes):
+        raise ValueError(f"{name} must be > 0, got {value}.")
+    return [int(n) for n in sizes]
+
+
+def _check_classes(classes):
+    if len(classes) < 2:
+        raise ValueError(
+            "This solver needs samples of at least 2 classes in the data, but the data "
+            f"contains only one class: {classes[0]!r}"
+        )
+
+
+def _auto_gater_hidden_size(n_units):
+    """A fifth of the experts, as in the paper (400 for 2000), at least 16."""
+    return max(16, n_units // 5)

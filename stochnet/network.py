@@ -1,0 +1,459 @@
+"""A network of conditional layers: its parameters, and one mini-batch at a time.
+
+Each layer has a gater (``n_hidden`` tanh units, then one gate per expert) and linear
+experts; its output is gate times expert, zero where a gate is. The last layer feeds a
+softmax. All arithmetic is in the C engine; this module owns the memory.
+"""
+
+import copy
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from stochnet._kernels.arrays import aligned_zeros, row_length
+from stochnet._kernels.network import NetworkKernels
+
+#: Floats that the (units, rows) arrays of one prediction call may take together.
+PREDICTION_FLOATS = 1 << 23
+
+INITIALIZATIONS = ("sparse", "glorot", "authors")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Settings of one path's updates; names and meaning as in `MLPClassifier`.
+
+    ``solver="gradient"`` stores each gradient in place of an update. ``max_norm`` limits
+    the Euclidean norm of each unit's incoming weights; None for no limit.
+    """
+
+    solver: str = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.0
+    nesterovs_momentum: bool = False
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    alpha: float = 0.0
+    max_norm: float | None = None
+
+    @property
+    def n_states(self):
+        """Arrays of state for each parameter."""
+        if self.solver == "sgd":
+            return int(self.momentum > 0)
+        return {"gradient": 1, "adam": 2}[self.solver]
+
+
+@dataclass
+class Parameters:
+    """Units with their incoming weights, one unit a row, rows padded with zeros.
+
+    Attributes
+    ----------
+    n : int
+        Weights of a row; what lies beyond is padding.
+    weight : ndarray of shape (n_units, row_length(n)), float32
+    bias : ndarray of shape (>= n_units,), float32, or None
+    weight_state, bias_state : list of ndarray
+        The optimiser's state, shaped like weight and bias.
+    steps : ndarray of shape (n_units,), int32
+        Updates that each row has taken, for Adam.
+    """
+
+    n: int
+    weight: np.ndarray
+    bias: np.ndarray | None
+    weight_state: list = field(default_factory=list)
+    bias_state: list = field(default_factory=list)
+    steps: np.ndarray | None = None
+
+    @property
+    def values(self):
+        """The weights without padding, (n_units, n), a view."""
+        return self.weight[:, : self.n]
+
+    @property
+    def bias_values(self):
+        """The biases without padding, (n_units,), a view."""
+        return self.bias[: len(self.weight)]
+
+
+class Layer:
+    """One conditional layer: sizes, gater, parameters and the state of its gates.
+
+    Attributes
+    ----------
+    hidden, gate, expert : Parameters
+        (M, D) bottleneck of the gater, (K, M) gates, (K, D) experts.
+    penalty_weight : ndarray of shape (1,)
+        Present weight of the penalty.
+    rate : ndarray of shape (K,)
+        Moving average of each unit's firing rate in training.
+    reinforce : ndarray of shape (2, K)
+        Moving averages of the numerator and the denominator of Eq. 10.
+    fired : ndarray of shape (K,), int64
+        Non-zero gates of each unit since last cleared.
+    threshold : float
+        At prediction a gate fires where its score exceeds this.
+    value : int
+        Which of the unit's deterministic values a gate takes at prediction.
+    """
+
+    #: Names of the arrays that are state, beside parameters.
+    STATE = ("penalty_weight", "rate", "reinforce", "fired")
+
+    def __init__(self, n_inputs, n_hidden, n_units, gater):
+        self.n_inputs, self.n_hidden, self.n_units = n_inputs, n_hidden, n_units
+        self.gater = gater
+        self.penalty_weight = np.full(1, gater.penalty_weight, dtype=np.float32)
+        self.rate = np.full(n_units, gater.density, dtype=np.float32)
+        self.reinforce = np.zeros((2, n_units), dtype=np.float32)
+        self.fired = np.zeros(n_units, dtype=np.int64)
+        self.threshold = -np.inf
+        self.value = 0
+
+
+class Network:
+    """Parameters, optimiser state and random key of a gated network.
+
+    Parameters
+    ----------
+    n_inputs, n_classes : int
+    hidden_layer_sizes : sequence of int
+        Experts (and gates) of each layer.
+    gater_hidden_sizes : sequence of int
+        Tanh units of each layer's gater.
+    gater : stochnet.gaters.Gater
+    main, gater_optimizer : Optimizer
+        Of experts and readout, and of the gaters. They share one solver.
+    initialization : {"sparse", "glorot", "authors"}
+    seed : int
+        In [0, 2^64): the key of all that is random.
+    """
+
+    def __init__(
+        self,
+        n_inputs,
+        n_classes,
+        hidden_layer_sizes,
+        gater_hidden_sizes,
+        gater,
+        main,
+        gater_optimizer,
+        initialization="sparse",
+        seed=0,
+    ):
+        self.n_inputs, self.n_classes = n_inputs, n_classes
+        self.main, self.gater = main, gater_optimizer
+        self.seed = int(seed)
+        self.step = 0
+        widths = [n_inputs, *hidden_layer_sizes]
+        self.layers = [
+            Layer(n_in, n_hidden, n_units, gater)
+            for n_in, n_hidden, n_units in zip(
+                widths[:-1], gater_hidden_sizes, widths[1:], strict=True
+            )
+        ]
+        self._steps = {
+            name: np.zeros(n_rows, dtype=np.int32)
+            for name, n_rows, _, _ in self._groups()
+        }
+        n_states = max(main.n_states, gater_optimizer.n_states)
+        size = sum(self._group_size(*group[1:]) for group in self._groups())
+        self._flat = [aligned_zeros(size) for _ in range(1 + n_states)]
+        self._make_views()
+        self._initialize(initialization)
+
+    # ---- memory: one flat array of parameters, one of each state, named views ----
+
+    def _groups(self):
+        """Name, rows, weights per row and presence of a bias of each group."""
+        for i, layer in enumerate(self.layers):
+            yield f"{i}.hidden", layer.n_hidden, layer.n_inputs, True
+            yield f"{i}.gate", layer.n_units, layer.n_hidden, True
+            yield f"{i}.expert", layer.n_units, layer.n_inputs, True
+        yield "readout", self.layers[-1].n_units, self.n_classes, False
+        yield "readout_bias", 1, self.n_classes, False
+
+    @staticmethod
+    def _group_size(n_rows, n, has_bias):
+        return n_rows * row_length(n) + has_bias * row_length(n_rows)
+
+    def _make_views(self):
+        start, self._views = 0, {}
+        for name, n_rows, n, has_bias in self._groups():
+            middle = start + n_rows * row_length(n)
+            end = start + self._group_size(n_rows, n, has_bias)
+            weights = [f[start:middle].reshape(n_rows, -1) for f in self._flat]
+            biases = [f[middle:end] if has_bias else None for f in self._flat]
+            parameters = Parameters(
+                n, weights[0], biases[0], weights[1:], biases[1:], self._steps[name]
+            )
+            self._views[name] = parameters
+            owner, _, attribute = name.rpartition(".")
+            setattr(self.layers[int(owner)] if owner else self, attribute, parameters)
+            start = end
+        self._training_kernels = None
+
+    def __getstate__(self):
+        """Everything but views and bound kernels."""
+        state = self.__dict__.copy()
+        for name, *_ in self._groups():
+            if "." not in name:
+                del state[name]
+        state["layers"] = []
+        for layer in self.layers:
+            bare = copy.copy(layer)
+            for name in ("hidden", "gate", "expert"):
+                delattr(bare, name)
+            state["layers"].append(bare)
+        state["_views"] = state["_training_kernels"] = None
+        return state
+
+    def __setstate__(self, state):
+        """Restore, with parameters aligned again."""
+        self.__dict__.update(state)
+        flat = self._flat
+        self._flat = [aligned_zeros(len(f)) for f in flat]
+        for mine, stored in zip(self._flat, flat, strict=True):
+            mine[:] = stored
+        self._make_views()
+
+    @property
+    def key(self):
+        """The two 32-bit words of the seed."""
+        return self.seed & 0xFFFFFFFF, self.seed >> 32
+
+    def parameters(self):
+        """Yield (name, Parameters) of every group, bottom up."""
+        yield from self._views.items()
+
+    def snapshot(self):
+        """What `restore` needs to bring parameters and gates back to now."""
+        return (
+            [f.copy() for f in self._flat],
+            {name: steps.copy() for name, steps in self._steps.items()},
+            [
+                (
+                    {name: getattr(layer, name).copy() for name in layer.STATE},
+                    layer.threshold,
+                    layer.value,
+                )
+                for layer in self.layers
+            ],
+        )
+
+    def restore(self, snapshot):
+        """Undo what happened since `snapshot`, except the count of steps."""
+        flat, steps, layers = snapshot
+        for mine, stored in zip(self._flat, flat, strict=True):
+            mine[:] = stored
+        for name, stored in steps.items():
+            self._steps[name][:] = stored
+        for layer, (state, threshold, value) in zip(self.layers, layers, strict=True):
+            for name, stored in state.items():
+                getattr(layer, name)[:] = stored
+            layer.threshold, layer.value = threshold, value
+
+    # ---- initial weights ---------------------------------------------------------
+
+    def generator(self, *stream):
+        """A NumPy generator that is a function of the seed and of `stream` alone."""
+        return np.random.Generator(
+            np.random.Philox(np.random.SeedSequence([self.seed, *stream]))
+        )
+
+    def _initialize(self, how):
+        """Draw the initial weights; see `GatedMLPClassifier.initialization`."""
+        for i, layer in enumerate(self.layers):
+            draw = self.generator(0, i)
+            _glorot(layer.hidden, draw)
+            _glorot(layer.expert, draw)
+            rectifies = any(layer.gater.unit_facts["positive_only"])
+            if how == "authors" and rectifies:
+                _sparse_normal(layer.gate, draw)
+            else:
+                _glorot(layer.gate, draw, factor=1.0 if how == "glorot" else 4.0)
+            if how == "sparse":
+                # tanh units of standardised inputs have a variance of about 0.4
+                scale = np.sqrt(np.mean(layer.gate.values.astype(float) ** 2))
+                spread = float(scale) * np.sqrt(0.4 * layer.n_hidden)
+                layer.gate.bias_values[:] = layer.gater.initial_bias(spread)
+        draw = self.generator(0, len(self.layers))
+        if how == "authors":
+            binary = self.layers[-1].gater.unit == "bernoulli"
+            limit = 0.05 if binary else 0.005
+            self.readout.values[:] = draw.uniform(-limit, limit, self.readout.values.shape)
+        else:
+            _glorot(self.readout, draw)
+
+    # ---- training ------------------------------------------------------------------
+
+    def train(
+        self, X, y, *, order=None, batch_size, n_threads=1, rates=None, capacity=None
+    ):
+        """Mini-batch steps over the examples, in place.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, n_inputs), float32, C order
+        y : ndarray of shape (n,), int32
+            Class indices.
+        order : ndarray of int64, optional
+            Rows to visit, in order.
+        batch_size : int
+        n_threads : int
+        rates : pair of float, optional
+            Learning rates of main path and gater, in place of the optimisers' own.
+        capacity : int, optional
+            Rows of the workspace, at least batch_size.
+
+        Returns
+        -------
+        loss, penalty : float
+            Means over the examples.
+        failed : int
+            First mini-batch whose loss is not finite, or -1.
+        """
+        kernels = self._bind_training(max(batch_size, capacity or 0), n_threads)
+        kernels.set_learning_rates(
+            *(rates or (self.main.learning_rate, self.gater.learning_rate))
+        )
+        loss, penalty, failed = kernels.train(X, y, order, batch_size, self.step)
+        n = len(X) if order is None else len(order)
+        self.step += -(-n // batch_size)
+        return loss / max(n, 1), penalty / max(n, 1), failed
+
+    def _bind_training(self, n_rows, n_threads):
+        bound = self._training_kernels
+        if bound is None or bound[0] < n_rows or bound[1] != n_threads:
+            kernels = NetworkKernels(self, n_rows, n_threads, True)
+            self._training_kernels = bound = (n_rows, n_threads, kernels)
+        return bound[2]
+
+    def release(self):
+        """Free the training workspace."""
+        self._training_kernels = None
+
+    def gradient(self, X, y, *, step=None, n_threads=1):
+        """Gradient of the criterion on one mini-batch, with the gates that it samples.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, n_inputs), float32
+        y : ndarray of shape (n,), int32
+        step : int, optional
+            Mini-batch whose noise is drawn; the next one by default.
+
+        Returns
+        -------
+        dict with
+            loss : ndarray of shape (n,), each row's cross-entropy;
+            criterion : float, mean cross-entropy plus penalties;
+            gates, experts, da : lists, one (K, n) array a layer (experts' outputs are
+            stale where a gate is zero);
+            gradient : dict of (weight, bias) by name of the parameters' group.
+        """
+        twin = copy.deepcopy(self)
+        for layer in twin.layers:
+            layer.gater = layer.gater.without_control()
+        twin.main = Optimizer("gradient", alpha=self.main.alpha)
+        twin.gater = Optimizer("gradient", alpha=self.gater.alpha)
+        twin.step = self.step if step is None else step
+        twin._flat = [twin._flat[0], aligned_zeros(len(twin._flat[0]))]
+        twin._make_views()
+        loss, penalty, _ = twin.train(X, y, batch_size=len(X), n_threads=n_threads)
+        kernels = twin._training_kernels[2]
+        n = len(X)
+        return {
+            "loss": kernels.loss()[:n],
+            "criterion": loss + penalty,
+            "gates": [w["h"][:, :n] for w in kernels.workspace],
+            "experts": [w["expert_output"][:, :n] for w in kernels.workspace],
+            "da": [w["da"][:, :n] for w in kernels.workspace],
+            "gradient": {
+                name: (
+                    p.weight_state[0][:, : p.n],
+                    None if p.bias is None else p.bias_state[0][: len(p.weight)],
+                )
+                for name, p in twin.parameters()
+            },
+        }
+
+    def with_seed(self, seed):
+        """The same network, not a copy, with another random key."""
+        twin = copy.copy(self)
+        twin.seed = seed
+        return twin
+
+    def first_nonfinite(self):
+        """Name of the lowest group of parameters with a NaN or infinity, or None."""
+        for name, parameters in self.parameters():
+            for values in (parameters.weight, parameters.bias):
+                if values is not None and not np.isfinite(values).all():
+                    layer, _, path = name.rpartition(".")
+                    return f"layer {int(layer) + 1} ({path})" if layer else "readout"
+        return None
+
+    # ---- prediction ------------------------------------------------------------------
+
+    def prediction_rows(self):
+        """Rows of one prediction call, a multiple of 16: bounds its memory."""
+        widest = sum(layer.n_units for layer in self.layers)
+        return int(np.clip(PREDICTION_FLOATS // (4 * widest), 16, 1024)) // 16 * 16
+
+    def _chunks(self, X, n_threads):
+        """Yield (start, chunk of X, kernels bound to a workspace of this call)."""
+        size = self.prediction_rows()
+        kernels = NetworkKernels(self, max(1, min(size, len(X))), n_threads, False)
+        for start in range(0, len(X), size):
+            yield start, X[start : start + size], kernels
+
+    def predict_proba(self, X, *, draw=None, n_threads=1):
+        """Class probabilities, deterministic, or with sampled gates.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, n_inputs), float32, C order
+        draw : int, optional
+            Number of the draw of the gates.
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes), float32
+        """
+        out = np.empty((len(X), self.n_classes), dtype=np.float32)
+        for start, chunk, kernels in self._chunks(X, n_threads):
+            out[start : start + len(chunk)] = kernels.predict(
+                chunk, draw=draw, row=start
+            )
+        return out
+
+    def gates(self, X, *, n_threads=1):
+        """Yield, for each chunk of rows, the list of (n_rows, K) gates at prediction."""
+        for _, chunk, kernels in self._chunks(X, n_threads):
+            kernels.predict(chunk)
+            yield [w["h"][:, : len(chunk)].T for w in kernels.workspace]
+
+    def scores(self, i, X, *, n_threads=1):
+        """What layer `i` compares with its threshold, (K, n)."""
+        parts = [kernels.scores(i, chunk) for _, chunk, kernels in self._chunks(X, n_threads)]
+        return np.concatenate(parts, axis=1)
+
+
+def _glorot(parameters, draw, factor=1.0):
+    """Uniform on +-factor sqrt(6 / (fan_in + fan_out)), Glorot & Bengio (2010)."""
+    n_rows, n = parameters.values.shape
+    limit = factor * np.sqrt(6.0 / (n_rows + n))
+    parameters.values[:] = draw.uniform(-limit, limit, (n_rows, n))
+
+
+def _sparse_normal(parameters, draw, n_connections=15):
+    """Fifteen standard normal weights a unit, the others zero (Martens 2010)."""
+    n_rows, n = parameters.values.shape
+    n_connections = min(n_connections, n)
+    chosen = draw.random((n_rows, n)).argsort(axis=1)[:, :n_connections]
+    np.put_along_axis(
+        parameters.values, chosen, draw.standard_normal((n_rows, n_connections)), axis=1
+    )

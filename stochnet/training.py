@@ -1,0 +1,260 @@
+"""Epochs over a training set: order, learning rates, thresholds, stopping, history."""
+
+import warnings
+from dataclasses import dataclass, field
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from stochnet._threads import single_threaded_blas
+
+#: Gate scores that calibration may hold at a time, and the rows that it takes at most.
+CALIBRATION_SCORES = 1 << 23
+CALIBRATION_ROWS = 2048
+
+#: Mini-batches of one call of the engine, between which an interrupt is noticed.
+BATCHES_PER_CALL = 512
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train; names and meaning as in `GatedMLPClassifier`."""
+
+    batch_size: int
+    max_iter: int = 1
+    learning_rate: float = 0.1
+    gater_learning_rate: float = 0.1
+    learning_rate_decay: float = 1.0
+    learning_rate_min: float = 0.0
+    shuffle: bool = True
+    tol: float = 1e-4
+    n_iter_no_change: float = 10
+    verbose: bool = False
+
+    def rates(self, epoch):
+        """Learning rates of main path and gater in an epoch, counted from 0."""
+        factor = self.learning_rate_decay**epoch
+        return tuple(
+            max(rate * factor, min(rate, self.learning_rate_min))
+            for rate in (self.learning_rate, self.gater_learning_rate)
+        )
+
+
+@dataclass
+class History:
+    """What each epoch brought."""
+
+    loss: list = field(default_factory=list)
+    density: list = field(default_factory=list)
+    validation: list = field(default_factory=list)
+
+
+class CalibrationRows:
+    """A sample of the training rows seen so far, for the thresholds of Appendix A.3.
+
+    Each row has a pseudo-random priority that depends on the seed and on its position
+    among all rows seen; the rows with the lowest are kept. The sample is therefore the
+    same whether rows come at once or in pieces.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n, n_inputs), float32
+    y : ndarray of shape (n,), int32
+    """
+
+    def __init__(self, network):
+        widest = max(layer.n_units for layer in network.layers)
+        self.capacity = int(
+            np.clip(CALIBRATION_SCORES // widest, 128, CALIBRATION_ROWS)
+        )
+        self.seed = network.seed
+        self.n_seen = 0
+        self.priority = np.empty(0, dtype=np.uint64)
+        self.X = np.empty((0, network.n_inputs), dtype=np.float32)
+        self.y = np.empty(0, dtype=np.int32)
+
+    def add(self, X, y):
+        """See more rows."""
+        position = np.arange(self.n_seen, self.n_seen + len(X), dtype=np.uint64)
+        self.n_seen += len(X)
+        priority = np.concatenate([self.priority, _hash(position, self.seed)])
+        # stable, and indices ascending: kept rows stay in the order in which they came
+        keep = np.sort(np.argsort(priority, kind="stable")[: self.capacity])
+        old, new = keep[keep < len(self.X)], keep[keep >= len(self.X)] - len(self.X)
+        self.priority = priority[keep]
+        self.X = np.concatenate([self.X[old], X[new]])
+        self.y = np.concatenate([self.y[old], y[new]])
+
+
+def _hash(position, seed):
+    """The finalising mix of SplitMix64 (Steele, Lea & Flood 2014) of position and seed."""
+    with np.errstate(over="ignore"):
+        x = position * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def threshold_for(scores, density):
+    """Threshold that the share `density` of the scores exceeds, -inf for all of them."""
+    n_above = round(density * scores.size)
+    if n_above >= scores.size:
+        return -np.inf
+    rank = scores.size - n_above - 1
+    return float(np.partition(scores, rank, axis=None)[rank])
+
+
+def calibrate(network, calibration, n_threads, validation=None):
+    """Set each layer's threshold, bottom up, and the value that its gates take.
+
+    Parameters
+    ----------
+    network : stochnet.network.Network
+    calibration : CalibrationRows
+        Rows on which the target density is met.
+    n_threads : int
+    validation : (X, y), optional
+        Rows on which the gates' deterministic value is chosen, where the unit offers
+        more than one, by cross-entropy; the calibration rows by default.
+    """
+    facts = network.layers[0].gater.unit_facts
+    X, y = validation or (calibration.X, calibration.y)
+    best = np.inf, None
+    for value, positive_only in enumerate(facts["positive_only"]):
+        for i, layer in enumerate(network.layers):
+            layer.value = value
+            if facts["always_fires"]:
+                continue
+            scores = network.scores(i, calibration.X, n_threads=n_threads)
+            layer.threshold = threshold_for(scores, layer.gater.density)
+            if positive_only:
+                # below 0 the value is 0 and the gate does not fire
+                layer.threshold = max(layer.threshold, 0.0)
+        setting = [(layer.threshold, layer.value) for layer in network.layers]
+        if len(facts["values"]) == 1:
+            return
+        reached = not positive_only or min(t for t, _ in setting) > 0
+        loss = _cross_entropy(network.predict_proba(X, n_threads=n_threads), y)
+        if best[1] is None or (reached and loss < best[0]):
+            best = loss, setting
+    for layer, (threshold, value) in zip(network.layers, best[1], strict=True):
+        layer.threshold, layer.value = threshold, value
+
+
+def _cross_entropy(probability, y):
+    chosen = probability[np.arange(len(y)), y]
+    return -np.log(np.maximum(chosen, np.finfo(np.float32).tiny)).mean(dtype=float)
+
+
+class Trainer:
+    """Trains a network by a schedule and keeps the history.
+
+    Parameters
+    ----------
+    network : stochnet.network.Network
+    schedule : Schedule
+    n_threads : int
+    """
+
+    def __init__(self, network, schedule, n_threads):
+        self.network, self.schedule, self.n_threads = network, schedule, n_threads
+        self.history = History()
+        self.best_score, self.epochs_without_gain = None, 0
+
+    def run_epoch(self, X, y, epoch, order=None):
+        """One pass over the rows; returns the mean cross-entropy.
+
+        Raises
+        ------
+        ValueError
+            If loss or weights become non-finite.
+        """
+        network, size = self.network, self.schedule.batch_size
+        for layer in network.layers:
+            layer.fired[:] = 0
+        total, n = 0.0, len(X)
+        rows_per_call = BATCHES_PER_CALL * size
+        with single_threaded_blas():
+            for start in range(0, n, rows_per_call):
+                stop = min(start + rows_per_call, n)
+                piece = slice(start, stop)
+                loss, _, failed = network.train(
+                    X if order is not None else X[piece],
+                    y if order is not None else y[piece],
+                    order=None if order is None else order[piece],
+                    batch_size=size,
+                    n_threads=self.n_threads,
+                    rates=self.schedule.rates(epoch),
+                )
+                if failed >= 0:
+                    self._fail(epoch)
+                total += loss * (stop - start)
+        if network.first_nonfinite():
+            self._fail(epoch)
+        self.history.loss.append(total / n)
+        self.history.density.append([float(l.fired.mean() / n) for l in network.layers])
+        return total / n
+
+    def _fail(self, epoch):
+        where = self.network.first_nonfinite() or "the softmax's input"
+        raise ValueError(
+            f"Training produced non-finite values in epoch {epoch + 1}, in {where}. "
+            "The input data may contain large values and need to be preprocessed, or "
+            "learning_rate_init is too high."
+        )
+
+    def run(self, X, y, validation=None, calibration=None):
+        """Epochs until the schedule ends or nothing improves.
+
+        With `validation` = (X, y), the score is the accuracy there at prediction, and
+        the best epoch's network is restored at the end; else it is the training loss.
+        """
+        schedule, best, stopped = self.schedule, None, False
+        for epoch in range(schedule.max_iter):
+            order = None
+            if schedule.shuffle:
+                draw = self.network.generator(1, self.network.step)
+                order = draw.permutation(len(X)).astype(np.int64)
+            loss = self.run_epoch(X, y, epoch, order)
+            score = -loss
+            if validation is not None:
+                calibrate(self.network, calibration, self.n_threads, validation)
+                score = self._accuracy(*validation)
+                self.history.validation.append(score)
+                if self.best_score is None or score > self.best_score:
+                    best = self.network.snapshot()
+            self._report(epoch)
+            if self._no_gain(score):
+                stopped = True
+                break
+        if best is not None:
+            self.network.restore(best)
+        if not stopped and schedule.n_iter_no_change < schedule.max_iter:
+            warnings.warn(
+                f"Stochastic Optimizer: Maximum iterations ({schedule.max_iter}) "
+                "reached and the optimization hasn't converged yet.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        self.network.release()
+
+    def _accuracy(self, X, y):
+        probability = self.network.predict_proba(X, n_threads=self.n_threads)
+        return float(np.mean(probability.argmax(axis=1) == y))
+
+    def _no_gain(self, score):
+        """Whether the score has not risen by tol for n_iter_no_change epochs."""
+        gained = self.best_score is None or score > self.best_score + self.schedule.tol
+        self.epochs_without_gain = 0 if gained else self.epochs_without_gain + 1
+        self.best_score = score if self.best_score is None else max(score, self.best_score)
+        return self.epochs_without_gain > self.schedule.n_iter_no_change
+
+    def _report(self, epoch):
+        if not self.schedule.verbose:
+            return
+        line = f"Iteration {epoch + 1}, loss = {self.history.loss[-1]:.8f}"
+        densities = ", ".join(f"{d:.3f}" for d in self.history.density[-1])
+        line += f", density = {densities}"
+        if self.history.validation:
+            line += f", validation score = {self.history.validation[-1]:.6f}"
+        print(line)
