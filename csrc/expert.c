@@ -6,29 +6,30 @@
 
 /* Dot products of one expert with N inputs at a time. Each is one vector accumulator
    over the row and then sn_sum: its bits do not depend on N. */
+#define START(j)                                                                       \
+    sn_vec sum##j = {0};                                                               \
+    const float *input##j = x + rows[j] * ld_x;
+#define STEP(j) sum##j += weight * sn_load(input##j + d);
+#define FINISH(j) H[rows[j]] = sn_sum(sum##j) + bias;
 #define DEFINE_EXPERT_TILE(N)                                                          \
     static void expert_tile_##N(float *H, const float *x, int64_t ld_x,                \
                                 const float *w, int64_t n, float bias,                 \
                                 const int32_t *rows)                                   \
     {                                                                                  \
-        sn_vec sum[N];                                                                 \
-        const float *input[N];                                                         \
-        _Pragma("GCC unroll 8") for (int j = 0; j < N; j++) {                          \
-            sum[j] = (sn_vec){0};                                                      \
-            input[j] = x + rows[j] * ld_x;                                             \
-        }                                                                              \
+        SN_EACH_##N(START)                                                             \
         for (int64_t d = 0; d < n; d += SN_LANES) {                                    \
             const sn_vec weight = sn_load(w + d);                                      \
-            _Pragma("GCC unroll 8") for (int j = 0; j < N; j++)                        \
-                sum[j] += weight * sn_load(input[j] + d);                              \
+            SN_EACH_##N(STEP)                                                          \
         }                                                                              \
-        _Pragma("GCC unroll 8") for (int j = 0; j < N; j++)                            \
-            H[rows[j]] = sn_sum(sum[j]) + bias;                                        \
+        SN_EACH_##N(FINISH)                                                            \
     }
 DEFINE_EXPERT_TILE(8)
 DEFINE_EXPERT_TILE(4)
 DEFINE_EXPERT_TILE(2)
 DEFINE_EXPERT_TILE(1)
+#undef START
+#undef STEP
+#undef FINISH
 
 /* H[b] = w_k . x_b + bias_k for the active rows b of expert k; no other element of H
    is written, and w_k is not read where count is 0.
@@ -59,33 +60,38 @@ static void expert_forward(float *H, int64_t *reads, const float *x, int64_t ld_
 #undef TILE
 }
 
+/* The part of a gradient that N vectors hold: sum over the active rows of dH[b] x_b. */
+#define START(i) sn_vec sum##i = {0};
+#define STEP(i) sum##i += weight * sn_load(input + i * SN_LANES);
+#define FINISH(i) sn_store(gradient + i * SN_LANES, sum##i);
+#define DEFINE_GRADIENT_TILE(N)                                                        \
+    static void gradient_tile_##N(float *gradient, const float *dH, const float *x,    \
+                                  int64_t ld_x, const int32_t *rows, int32_t count)    \
+    {                                                                                  \
+        SN_EACH_##N(START)                                                             \
+        for (int32_t j = 0; j < count; j++) {                                          \
+            const float *input = x + rows[j] * ld_x;                                   \
+            const float weight = dH[rows[j]];                                          \
+            SN_EACH_##N(STEP)                                                          \
+        }                                                                              \
+        SN_EACH_##N(FINISH)                                                            \
+    }
+DEFINE_GRADIENT_TILE(8)
+DEFINE_GRADIENT_TILE(1)
+#undef START
+#undef STEP
+#undef FINISH
+
 /* gradient = sum over the active rows, ascending, of dH[b] x_b.
    OUT gradient (n). IN dH (B), x (B, ld_x), rows (count), n a multiple of SN_PAD. */
-static void expert_gradient(float *restrict gradient, const float *dH, const float *x,
-                            int64_t ld_x, int64_t n, const int32_t *rows,
-                            int32_t count)
+static void expert_gradient(float *gradient, const float *dH, const float *x,
+                            int64_t ld_x, int64_t n, const int32_t *rows, int32_t count)
 {
-    enum { PANEL = SN_PAD / SN_LANES * 4 };
     int64_t d = 0;
-    for (; d + PANEL * SN_LANES <= n; d += PANEL * SN_LANES) {
-        sn_vec sum[PANEL] = {{0}};
-        for (int32_t j = 0; j < count; j++) {
-            const float *input = x + rows[j] * ld_x + d;
-            const float weight = dH[rows[j]];
-#pragma GCC unroll 16
-            for (int i = 0; i < PANEL; i++)
-                sum[i] += weight * sn_load(input + i * SN_LANES);
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < PANEL; i++)
-            sn_store(gradient + d + i * SN_LANES, sum[i]);
-    }
-    for (; d < n; d += SN_LANES) {
-        sn_vec sum = {0};
-        for (int32_t j = 0; j < count; j++)
-            sum += dH[rows[j]] * sn_load(x + rows[j] * ld_x + d);
-        sn_store(gradient + d, sum);
-    }
+    for (; d + 8 * SN_LANES <= n; d += 8 * SN_LANES)
+        gradient_tile_8(gradient + d, dH, x + d, ld_x, rows, count);
+    for (; d < n; d += SN_LANES)
+        gradient_tile_1(gradient + d, dH, x + d, ld_x, rows, count);
 }
 
 /* dx_b[begin:end] += dH[b] w_k[begin:end] for the active rows of expert k.

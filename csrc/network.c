@@ -12,7 +12,7 @@
  * Training, for each layer upwards: U = tanh(x Wb' + bb); a = Wg U'; then unit by unit:
  * noise, gate, active rows, penalty, experts of the active rows, readout. Downwards:
  * unit by unit: gradient of H and h, estimator, the readout's and the expert's update
- * while its row is in cache; then the gater's two dense layers on BLAS panels.
+ * while its row is in cache; then the gater's two dense layers, panel by panel.
  */
 #include "stochnet.h"
 #include "vector.h"
@@ -21,7 +21,7 @@
 #include <omp.h>
 #endif
 
-/* Columns of one sgemm call, and rows of one call where a batch is large. */
+/* Most columns and rows of a panel of a dense layer, rows of weights updated at once. */
 enum { PANEL_COLUMNS = 256, PANEL_ROWS = 256, UPDATE_ROWS = 32 };
 
 static int64_t smaller(int64_t a, int64_t b)
@@ -37,35 +37,8 @@ static int64_t panel_width(int64_t n)
     return padded((n + panels - 1) / panels);
 }
 
-static void gemm(const sn_network *net, char trans_a, char trans_b, int64_t m, int64_t n,
-                 int64_t k, const float *A, int64_t ld_a, const float *B, int64_t ld_b,
-                 float beta, float *C, int64_t ld_c)
-{
-    int m_ = (int)m, n_ = (int)n, k_ = (int)k;
-    int ld_a_ = (int)ld_a, ld_b_ = (int)ld_b, ld_c_ = (int)ld_c;
-    float alpha = 1.0f;
-    net->sgemm(&trans_a, &trans_b, &m_, &n_, &k_, &alpha, (float *)(uintptr_t)A, &ld_a_,
-               (float *)(uintptr_t)B, &ld_b_, &beta, C, &ld_c_);
-}
-
-/* Z (n_rows, ld_z) = x W', for the units [u, u + width) of p. BLAS in training; at
-   prediction the kernel whose rows do not depend on each other. */
-static void dense_panel(const sn_network *net, int exact, float *Z, int64_t ld_unit,
-                        int64_t ld_row, const sn_parameters *p, int64_t u,
-                        int64_t width, const float *x, int64_t ld_x, int64_t n_rows)
-{
-    const float *w = p->weight + u * p->ld;
-    if (exact)
-        dense_forward(Z, ld_unit, ld_row, w, p->ld, width, x, ld_x, n_rows, p->ld);
-    else if (ld_unit == 1)
-        gemm(net, 'T', 'N', width, n_rows, p->n, w, p->ld, x, ld_x, 0.0f, Z, ld_row);
-    else
-        gemm(net, 'T', 'N', n_rows, width, p->n, x, ld_x, w, p->ld, 0.0f, Z, ld_unit);
-}
-
 /* U = tanh(x Wb' + bb), (B, M) */
-static void hidden_forward(const sn_network *net, sn_layer *layer, const float *x,
-                           int64_t n_rows, int exact)
+static void hidden_forward(sn_layer *layer, const float *x, int64_t n_rows)
 {
     const int64_t width = panel_width(layer->n_hidden), ld = layer->ld_hidden;
 #pragma omp for schedule(dynamic) collapse(2)
@@ -74,8 +47,9 @@ static void hidden_forward(const sn_network *net, sn_layer *layer, const float *
             const int64_t n = smaller(width, layer->n_hidden - m);
             const int64_t rows = smaller(PANEL_ROWS, n_rows - first);
             float *U = layer->hidden_output + first * ld + m;
-            dense_panel(net, exact, U, 1, ld, &layer->hidden, m, n,
-                        x + first * layer->ld_inputs, layer->ld_inputs, rows);
+            dense_forward(U, 1, ld, layer->hidden.weight + m * layer->ld_inputs,
+                          layer->ld_inputs, n, x + first * layer->ld_inputs,
+                          layer->ld_inputs, rows, layer->ld_inputs);
             for (int64_t b = 0; b < rows; b++) {
                 for (int64_t i = 0; i < n; i++)
                     U[b * ld + i] += layer->hidden.bias[m + i];
@@ -85,16 +59,16 @@ static void hidden_forward(const sn_network *net, sn_layer *layer, const float *
 }
 
 /* out (K, B) = W x' for a group of K units: gates on U, or all experts on x */
-static void unit_major_forward(const sn_network *net, float *out, const sn_parameters *p,
-                               const float *x, int64_t ld_x, int64_t n_rows, int exact)
+static void unit_major_forward(float *out, int64_t ld, const sn_parameters *p,
+                               const float *x, int64_t n_rows)
 {
-    const int64_t width = panel_width(p->n_rows), ld = net->ld_rows;
+    const int64_t width = panel_width(p->n_rows);
 #pragma omp for schedule(dynamic) collapse(2)
     for (int64_t first = 0; first < n_rows; first += PANEL_ROWS)
         for (int64_t k = 0; k < p->n_rows; k += width)
-            dense_panel(net, exact, out + k * ld + first, ld, 1, p, k,
-                        smaller(width, p->n_rows - k), x + first * ld_x, ld_x,
-                        smaller(PANEL_ROWS, n_rows - first));
+            dense_forward(out + k * ld + first, ld, 1, p->weight + k * p->ld, p->ld,
+                          smaller(width, p->n_rows - k), x + first * p->ld, p->ld,
+                          smaller(PANEL_ROWS, n_rows - first), p->ld);
 }
 
 /* partial (B, ld_classes) += h H V_k for the active rows of unit k */
@@ -128,7 +102,7 @@ static void write_output(sn_layer *layer, int64_t n_rows, int64_t ld_rows)
 typedef struct {
     int64_t n_rows;
     const sn_draw *draw; /* NULL: deterministic */
-    int training, exact;
+    int training;
     gate_scratch gate;
     float *row;     /* gradient of one expert's row */
     float *panel;   /* (UPDATE_ROWS, ...) gradients of dense rows */
@@ -182,12 +156,12 @@ static void layer_forward(sn_network *net, int64_t l, const float *x, sn_pass *p
         draw.layer = (uint32_t)l;
         own.draw = &draw;
     }
-    hidden_forward(net, layer, x, pass->n_rows, pass->exact);
-    unit_major_forward(net, layer->a, &layer->gate, layer->hidden_output,
-                       layer->ld_hidden, pass->n_rows, pass->exact);
+    hidden_forward(layer, x, pass->n_rows);
+    unit_major_forward(layer->a, net->ld_rows, &layer->gate, layer->hidden_output,
+                       pass->n_rows);
     if (pass->training && layer->credit == SN_CREDIT_ALL)
-        unit_major_forward(net, layer->expert_output, &layer->expert, x,
-                           layer->ld_inputs, pass->n_rows, 0);
+        unit_major_forward(layer->expert_output, net->ld_rows, &layer->expert, x,
+                           pass->n_rows);
     units_forward(net, l, x, &own);
 }
 
@@ -346,8 +320,11 @@ static void hidden_backward(const sn_network *net, sn_layer *layer, int64_t n_ro
             const int64_t rows = smaller(PANEL_ROWS, n_rows - first);
             float *du = layer->hidden_gradient + first * ld + m;
             const float *U = layer->hidden_output + first * ld + m;
-            gemm(net, 'N', 'T', n, rows, layer->n_units, layer->gate.weight + m, ld,
-                 layer->da + first, net->ld_rows, 0.0f, du, ld);
+            const int64_t n_padded = padded(n);
+            for (int64_t b = 0; b < rows; b++)
+                memset(du + b * ld, 0, (size_t)n_padded * sizeof *du);
+            dense_sum(du, ld, layer->da + first, 1, net->ld_rows, rows,
+                      layer->gate.weight + m, ld, layer->n_units, n_padded);
             for (int64_t b = 0; b < rows; b++)
                 for (int64_t i = 0; i < n; i++)
                     du[b * ld + i] *= 1.0f - U[b * ld + i] * U[b * ld + i];
@@ -355,22 +332,20 @@ static void hidden_backward(const sn_network *net, sn_layer *layer, int64_t n_ro
 }
 
 /* dL/dx += du Wb: the part of it that goes through the gater */
-static void gater_input_gradient(const sn_network *net, const sn_layer *layer, float *dx,
-                                 int64_t n_rows)
+static void gater_input_gradient(const sn_layer *layer, float *dx, int64_t n_rows)
 {
-    const int64_t width = panel_width(layer->n_inputs), ld = layer->ld_inputs;
+    const int64_t ld = layer->ld_inputs, width = panel_width(ld);
 #pragma omp for schedule(dynamic) collapse(2)
     for (int64_t first = 0; first < n_rows; first += PANEL_ROWS)
-        for (int64_t d = 0; d < layer->n_inputs; d += width)
-            gemm(net, 'N', 'N', smaller(width, layer->n_inputs - d),
-                 smaller(PANEL_ROWS, n_rows - first), layer->n_hidden,
-                 layer->hidden.weight + d, ld,
-                 layer->hidden_gradient + first * layer->ld_hidden, layer->ld_hidden, 1.0f,
-                 dx + first * ld + d, ld);
+        for (int64_t d = 0; d < ld; d += width)
+            dense_sum(dx + first * ld + d, ld,
+                      layer->hidden_gradient + first * layer->ld_hidden,
+                      layer->ld_hidden, 1, smaller(PANEL_ROWS, n_rows - first),
+                      layer->hidden.weight + d, ld, layer->n_hidden,
+                      smaller(width, ld - d));
 }
 
-/* The gater's two dense layers: gradients of UPDATE_ROWS rows by BLAS, then their
-   update while they are in cache; then the control of the firing rate. */
+/* The gater's two dense layers: gradients of UPDATE_ROWS rows, then their update while they are in cache; then the control of the firing rate. */
 static void update_gates(sn_network *net, sn_layer *layer, const sn_pass *pass)
 {
     const int64_t ld = layer->ld_hidden;
@@ -379,8 +354,8 @@ static void update_gates(sn_network *net, sn_layer *layer, const sn_pass *pass)
         const int64_t width = smaller(UPDATE_ROWS, layer->n_units - k);
         const float *da = layer->da + k * net->ld_rows;
         memset(pass->panel, 0, (size_t)(width * ld) * sizeof *pass->panel);
-        gemm(net, 'N', 'N', layer->n_hidden, width, pass->n_rows, layer->hidden_output, ld,
-             da, net->ld_rows, 0.0f, pass->panel, ld);
+        dense_sum(pass->panel, ld, da, net->ld_rows, 1, width, layer->hidden_output, ld,
+                  pass->n_rows, ld);
         for (int64_t i = 0; i < width; i++) {
             float bias_gradient = 0.0f;
             for (int64_t b = 0; b < pass->n_rows; b++)
@@ -401,8 +376,8 @@ static void update_hidden(sn_network *net, sn_layer *layer, const float *x,
         const int64_t width = smaller(UPDATE_ROWS, layer->n_hidden - m);
         const float *du = layer->hidden_gradient + m;
         memset(pass->panel, 0, (size_t)(width * ld) * sizeof *pass->panel);
-        gemm(net, 'N', 'T', layer->n_inputs, width, pass->n_rows, x, ld, du,
-             layer->ld_hidden, 0.0f, pass->panel, ld);
+        dense_sum(pass->panel, ld, du, 1, layer->ld_hidden, width, x, ld, pass->n_rows,
+                  ld);
         for (int64_t i = 0; i < width; i++) {
             float bias_gradient = 0.0f;
             for (int64_t b = 0; b < pass->n_rows; b++)
@@ -422,7 +397,7 @@ static void layer_backward(sn_network *net, int64_t l, const sn_pass *pass)
     if (l > 0) {
         float *dx = net->layers[l - 1].output_gradient;
         experts_input_gradient(net, l, x, dx, pass);
-        gater_input_gradient(net, layer, dx, pass->n_rows);
+        gater_input_gradient(layer, dx, pass->n_rows);
     }
     update_gates(net, layer, pass);
     update_hidden(net, layer, x, pass);
@@ -461,7 +436,6 @@ static sn_pass start_pass(const sn_network *net, int64_t n_rows, const sn_draw *
 #endif
     float *scratch = net->scratch + thread * net->scratch_size;
     sn_pass pass = {.n_rows = n_rows, .draw = draw, .training = training};
-    pass.exact = !training;
     pass.gate = gate_scratch_of(scratch, net->ld_rows);
     pass.row = scratch + GATE_SCRATCH_ROWS * net->ld_rows;
     pass.panel = pass.row + sn_longest_row(net);

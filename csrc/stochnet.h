@@ -182,10 +182,6 @@ typedef struct {
     int64_t *reads;          /* (K) expert rows read, once per example and pass */
 } sn_layer;
 
-/* Fortran's sgemm, as scipy.linalg.cython_blas exports it. */
-typedef void (*sn_sgemm)(char *, char *, int *, int *, int *, float *, float *, int *,
-                         float *, int *, float *, float *, int *);
-
 typedef struct {
     int64_t n_layers, n_classes, ld_classes;
     sn_layer *layers;
@@ -193,7 +189,6 @@ typedef struct {
     sn_parameters readout_bias;  /* one row of C */
     sn_optimizer main, gater;
     uint32_t key[2];
-    sn_sgemm sgemm;
 
     int64_t ld_rows;        /* padded largest batch */
     int64_t n_partials;     /* fixed blocks of experts that the readout sums over */
@@ -246,6 +241,9 @@ typedef struct {
     void (*dense_forward)(float *out, int64_t ld_unit, int64_t ld_row, const float *w,
                           int64_t ld_w, int64_t n_units, const float *x, int64_t ld_x,
                           int64_t n_rows, int64_t n);
+    void (*dense_sum)(float *out, int64_t ld_out, const float *c, int64_t ld_unit,
+                      int64_t ld_row, int64_t n_units, const float *v, int64_t ld_v,
+                      int64_t n_rows, int64_t n);
     void (*tanh)(float *out, int64_t n);
     float (*cross_entropy)(float *logits, float *gradient, int32_t target, float scale,
                            int64_t n_classes);

@@ -37,6 +37,7 @@ const sn_engine SN_ENGINE = {
     .expert_gradient = expert_gradient,
     .expert_input_gradient = expert_input_gradient,
     .dense_forward = dense_forward,
+    .dense_sum = dense_sum,
     .tanh = tanh_row,
     .cross_entropy = cross_entropy,
     .update_row = update_row,

@@ -1,4 +1,4 @@
-"""Dense layers of the gater at prediction (csrc/dense.c)."""
+"""Dense layers of the gater (csrc/dense.c)."""
 import numpy as np
 
 from stochnet._kernels.arrays cimport const_floats, floats
@@ -27,6 +27,29 @@ def forward(x, weight):
         x.shape[1]
     )
     return out
+
+
+def weighted_sum(coefficients, rows):
+    """coefficients @ rows.
+
+    Parameters
+    ----------
+    coefficients : array-like of shape (n_units, n_rows)
+    rows : array-like of shape (n_rows, n)
+
+    Returns
+    -------
+    ndarray of shape (n_units, n), float32
+    """
+    c = np.array(coefficients, dtype=np.float32)
+    n = np.shape(rows)[1]
+    v = padded_rows(rows)
+    out = padded_rows(np.zeros((len(c), n)))
+    engine.dense_sum(
+        floats(out, out.size), out.shape[1], const_floats(c, c.size), c.shape[1], 1,
+        len(c), const_floats(v, v.size), v.shape[1], len(v), out.shape[1]
+    )
+    return out[:, :n]
 
 
 def tanh(x):

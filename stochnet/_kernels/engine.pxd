@@ -157,10 +157,6 @@ cdef extern from "stochnet.h":
         float *penalty_value
         int64_t *reads
 
-    ctypedef void (*sn_sgemm)(
-        char *, char *, int *, int *, int *, float *, float *, int *, float *, int *,
-        float *, float *, int *) noexcept nogil
-
     ctypedef struct sn_network:
         int64_t n_layers
         int64_t n_classes
@@ -171,7 +167,6 @@ cdef extern from "stochnet.h":
         sn_optimizer main
         sn_optimizer gater
         uint32_t key[2]
-        sn_sgemm sgemm
         int64_t ld_rows
         int64_t n_partials
         float *input
@@ -218,6 +213,9 @@ cdef extern from "stochnet.h":
             const int32_t *, int32_t, int64_t, int64_t) noexcept nogil
         void (*dense_forward)(
             float *, int64_t, int64_t, const float *, int64_t, int64_t, const float *,
+            int64_t, int64_t, int64_t) noexcept nogil
+        void (*dense_sum)(
+            float *, int64_t, const float *, int64_t, int64_t, int64_t, const float *,
             int64_t, int64_t, int64_t) noexcept nogil
         void (*tanh)(float *, int64_t) noexcept nogil
         float (*cross_entropy)(

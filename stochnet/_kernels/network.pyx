@@ -3,12 +3,10 @@ import numpy as np
 
 from libc.stdint cimport int32_t, int64_t, uint32_t
 from libc.stdlib cimport calloc, free
-from scipy.linalg.cython_blas cimport sgemm
 from stochnet._kernels.arrays cimport const_floats, floats, integers, long_integers
 from stochnet._kernels.engine cimport (
     SN_BASELINE_MEAN, SN_BASELINE_NONE, SN_BASELINE_UNIT, engine, padded,
     sn_block_width, sn_draw, sn_examples, sn_layer, sn_network, sn_scratch_size,
-    sn_sgemm,
 )
 from stochnet._kernels.random cimport draw_of, noise_of
 from stochnet._kernels.update cimport optimizer_of, parameters_of
@@ -61,7 +59,6 @@ cdef class NetworkKernels:
         self.net.ld_classes = padded(network.n_classes)
         self.net.ld_rows = padded(n_rows)
         self.net.key[0], self.net.key[1] = network.key
-        self.net.sgemm = <sn_sgemm>sgemm
         self.net.readout = parameters_of(network.readout)
         self.net.readout_bias = parameters_of(network.readout_bias)
         self.net.main = optimizer_of(network.main)
