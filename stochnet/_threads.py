@@ -1,36 +1,24 @@
-"""How many threads a call uses, and BLAS kept to one thread while ours run."""
+"""How many threads a call of the engine uses."""
 
 import os
 import threading
-from contextlib import contextmanager
-from functools import lru_cache
 
 import joblib
 from joblib.parallel import get_active_backend
-from threadpoolctl import ThreadpoolController
 
 from stochnet._kernels.engine import max_threads
 
 
-class _State:
-    """Of this process: what has run, what it is allowed to run, who holds BLAS."""
+class _Process:
+    """What this process has run and may run."""
 
-    def __init__(self):
-        self.lock = threading.Lock()
-        self.used_openmp = False
-        self.serial = False
-        self.holders = 0
-        self.limiter = None
-
-
-_state = _State()
+    used_openmp = False
+    serial = False
 
 
 def _after_fork():
     """GNU OpenMP's threads do not survive a fork; a child that used them would hang."""
-    serial = _state.serial or _state.used_openmp
-    _state.__init__()
-    _state.serial = serial
+    _Process.serial = _Process.serial or _Process.used_openmp
 
 
 if hasattr(os, "register_at_fork"):
@@ -63,33 +51,7 @@ def effective_n_threads(n_jobs):
         if n_jobs is not None:
             asked = joblib.cpu_count() + 1 + n_jobs
             n_threads = min(asked, n_threads) if nested else asked
-    if _state.serial:
+    if _Process.serial:
         return 1
-    _state.used_openmp |= n_threads > 1
+    _Process.used_openmp |= n_threads > 1
     return max(1, n_threads)
-
-
-@lru_cache(maxsize=1)
-def _blas():
-    return ThreadpoolController().select(user_api="blas")
-
-
-@contextmanager
-def single_threaded_blas():
-    """Keep BLAS to one thread: the engine calls it from its own threads.
-
-    The limit is the process's, so concurrent users are counted: the first sets it, the
-    last restores what was there before.
-    """
-    with _state.lock:
-        if _state.holders == 0:
-            _state.limiter = _blas().limit(limits=1)
-        _state.holders += 1
-    try:
-        yield
-    finally:
-        with _state.lock:
-            _state.holders -= 1
-            if _state.holders == 0:
-                _state.limiter.restore_original_limits()
-                _state.limiter = None

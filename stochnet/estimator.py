@@ -29,8 +29,183 @@ _AUTO = StrOptions({"auto"})
 class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
     """Classifier with wide hidden layers of which each row computes a small part.
 
-    TODO
+    Each hidden layer has linear experts and as many gates. A small gater (one layer of
+    tanh units, then the gates) decides row by row which gates are non-zero; the layer's
+    output is gate times expert, and an expert whose gate is zero is not computed,
+    neither forward nor backward. The last layer feeds a softmax. Training minimises
+    cross-entropy and a penalty on the density of the gates with mini-batch gradient
+    descent; how the loss reaches the gates is the gater's business. See [1]_.
 
+    Parameters
+    ----------
+    hidden_layer_sizes : int or array-like of shape (n_layers,), default=(500,)
+        Experts of each conditional layer.
+    gater : str, default="st"
+        How gates fire and learn; see ``stochnet.gaters.GATERS``:
+
+        - "noisy_rectifier": max(0, a + z) with noise z, back-propagation (Sec. 2.1);
+        - "sts": stochastic times smooth, b sqrt(p) with b ~ Bernoulli(sqrt p) and
+          p = sigm(a), back-propagation (Sec. 2.2);
+        - "sbn": stochastic binary neuron, P(h = 1) = sigm(a), REINFORCE (Sec. 3);
+        - "st": the same unit with the straight-through gradient (Sec. 4);
+        - "rectifier", "sigmoid": the paper's baselines without stochastic gates. The
+          sigmoid is dense: every expert is computed and ``density`` has no effect.
+    gater_hidden_size : int, array-like of shape (n_layers,) or "auto", default="auto"
+        Tanh units of each layer's gater. "auto" is a fifth of the experts, as in the
+        paper, and at least 16.
+    density : float in (0, 1], default=0.1
+        Target share of non-zero gates, the paper's s, for each unit in training and
+        for each layer at prediction.
+    noise : str or None, default="auto"
+        Noise added to the gates' pre-activation. "noisy_rectifier": "gaussian" ("auto")
+        or "logistic"; "sts": None ("auto"), "beta" (Appendix A.2), "gaussian" or
+        "beta+gaussian"; "sigmoid": None ("auto") or "gaussian"; the others: None.
+    noise_scale : float, default=1.0
+        Standard deviation of Gaussian noise, scale of logistic noise.
+    noise_beta : float, default=40.1
+        Second parameter of the Beta distribution, above 1; the first puts its mode at
+        ``density``.
+    noise_on : {"gate", "draw"}, default="gate"
+        Only for "sts" with noise: whether the noise reaches both halves of the unit or
+        only the decision to fire.
+    credit : {"auto", "all", "active"}, default="auto"
+        Only for "st": "all" ("auto") knows the output of every expert in training, also
+        where the gate is zero, which makes the forward pass of training dense; with
+        "active" only gates that fired learn, and everything is sparse.
+    sigmoid_derivative : bool, default=False
+        Only for "st": multiply the gradient by sigm(a) (1 - sigm(a)).
+    baseline : {"unit", "mean", None}, default="unit"
+        Only for "sbn": what is subtracted from the loss: each unit's minimum-variance
+        baseline (Eq. 10), the mean loss, or nothing. Both are moving averages that do
+        not contain the present mini-batch.
+    penalty : {"auto", "kl", "l1", None}, default="auto"
+        What holds the density: Kullback-Leibler divergence of the mean firing
+        probability from ``density`` (Eq. 14), or the L1 norm of the mean activation
+        (Eq. 15). "auto" is "l1" for rectifiers, None for the sigmoid, "kl" otherwise.
+    penalty_weight : float or "auto", default="auto"
+        The lambda of Eq. 14 and Eq. 15, for the sum over units.
+    adaptive_penalty : bool, default=False
+        Whether the weight grows by 5% after each mini-batch in which more than
+        ``density + 0.01`` of the gates are non-zero, and shrinks where less than
+        ``density - 0.01`` are, within a factor 1000 of its start (Appendix A.1).
+    firing_rate_step : float, default=0.02
+        Bias control of Sec. 2.1: after each mini-batch, a gate's bias grows by this
+        times the distance of the unit's moving firing rate from ``density``. 0: none.
+    max_norm : float or None, default=2.0
+        Limit of the Euclidean norm of the incoming weights of each expert, gate and
+        tanh unit; the softmax layer has none (Appendix A.4).
+    initialization : {"sparse", "glorot", "authors"}, default="sparse"
+        Initial weights, all uniform with Glorot's limits sqrt(6 / (fan_in + fan_out)).
+        "sparse": gates four times that, and gate biases at which units fire with
+        probability ``density``. "glorot": biases 0. "authors": as in the programs of
+        the paper's authors, gates four times that or, for rectifiers, 15 standard
+        normal weights each; biases 0; softmax weights within 0.005 (0.05 for binary
+        units).
+    solver : {"sgd", "adam"}, default="sgd"
+        Weights and state of an expert advance only in mini-batches in which it is
+        active.
+    alpha : float, default=0.0001
+        Strength of the L2 penalty, divided by the rows of the mini-batch as in
+        `MLPClassifier`; it acts on an expert only where the expert is active.
+    batch_size : int or "auto", default="auto"
+        Rows of a mini-batch. "auto" is 32, at most n_samples.
+    learning_rate_init : float, default=0.1
+        Initial learning rate of experts and softmax. With solver="adam", values near
+        0.001 are usual.
+    gater_learning_rate_init : float or "auto", default="auto"
+        Initial learning rate of the gaters. "auto" is ``learning_rate_init``.
+    learning_rate_decay : float in (0, 1], default=1.0
+        Factor on both learning rates after each epoch of `fit`.
+    learning_rate_min : float, default=0.0
+        Floor of the decay.
+    momentum : float in [0, 1), default=0.0
+        Of solver="sgd", for experts and softmax.
+    gater_momentum : float in [0, 1) or None, default=None
+        Of the gaters; None is ``momentum``.
+    nesterovs_momentum : bool, default=True
+        Whether momentum is Nesterov's.
+    beta_1, beta_2, epsilon : float, default=0.9, 0.999, 1e-8
+        Of solver="adam".
+    max_iter : int, default=200
+        Most epochs.
+    shuffle : bool, default=True
+        Whether each epoch visits the rows in a new order.
+    tol : float, default=1e-4
+        Least gain of the training loss (of the validation score with
+        ``early_stopping``) that counts.
+    n_iter_no_change : int or inf, default=10
+        Epochs without gain after which training stops.
+    early_stopping : bool, default=False
+        Stop by the accuracy on validation data, and keep the best epoch's network.
+    validation_fraction : float in (0, 1), default=0.1
+        Share of the training data held out for ``early_stopping``, stratified, where
+        `fit` is given no validation data.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the last call's network.
+    verbose : bool, default=False
+        Print a line after each epoch.
+    random_state : int, RandomState instance or None, default=None
+        Determines initial weights, order of the rows, gates and validation split.
+    n_jobs : int or None, default=None
+        Threads. None takes all CPUs that OpenMP and joblib leave to this process. The
+        results are the same bits for any number.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Only where X has feature names that are all strings.
+    n_iter_ : int
+        Epochs, or calls of `partial_fit`.
+    t_ : int
+        Rows trained on, with repetition.
+    loss_ : float
+        Mean cross-entropy of the last epoch, with the gates as sampled in training.
+    best_loss_ : float or None
+        Lowest of ``loss_curve_``; None with ``early_stopping``.
+    loss_curve_ : list of float
+    density_curve_ : list of list of float
+        Share of non-zero gates in training, for each epoch and layer.
+    validation_scores_ : list of float or None
+        Accuracy at prediction after each epoch, with ``early_stopping``.
+    best_validation_score_ : float or None
+    thresholds_ : list of float
+        At prediction a gate fires where its score exceeds its layer's threshold.
+    density_ : list of float
+        Share of non-zero gates of each layer at prediction, on calibration rows.
+    firing_rates_ : list of ndarray of shape (n_units,)
+        The same for each unit.
+    training_density_, training_firing_rates_
+        The same in the last epoch of training.
+    coefs_, intercepts_ : list of ndarray
+        Weights (fan_in, fan_out) and biases of the experts of each layer and of the
+        softmax.
+
+    Notes
+    -----
+    Thresholds are calibrated on a sample of at most 2048 training rows, which is kept
+    with the estimator (and its pickle) so that `partial_fit` can calibrate again.
+    Where a unit has two deterministic counterparts (E[h | a] or max(0, a) for noisy
+    rectifiers, p or sqrt(p) for STS), the one with the lower cross-entropy on the
+    validation data, or on that sample, is used.
+
+    References
+    ----------
+    .. [1] Y. Bengio, N. Léonard & A. Courville (2013). Estimating or Propagating
+       Gradients Through Stochastic Neurons for Conditional Computation.
+       arXiv:1308.3432.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from stochnet import GatedMLPClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> model = make_pipeline(StandardScaler(), GatedMLPClassifier(random_state=0))
+    >>> bool(model.fit(X[:1000], y[:1000]).score(X[1000:], y[1000:]) > 0.9)
+    True
     """
 
     _parameter_constraints = {
@@ -78,7 +253,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        hidden_layer_sizes=(1000,),
+        hidden_layer_sizes=(500,),
         gater="st",
         *,
         gater_hidden_size="auto",
@@ -534,12 +709,12 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
 
     @property
     def density_(self):
-        """Share of non-zero gates at prediction, for each layer, on calibration rows."""
+        """Share of non-zero gates of each layer at prediction, on calibration rows."""
         return [float(rates.mean()) for rates in self.firing_rates_]
 
     @property
     def coefs_(self):
-        """Experts' weights of each layer, then the readout's; arrays (fan_in, fan_out)."""
+        """Experts' weights of each layer, then the readout's, (fan_in, fan_out)."""
         check_is_fitted(self)
         layers = self._network.layers
         return [*(p.expert.values.T for p in layers), self._network.readout.values]

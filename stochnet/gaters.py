@@ -262,7 +262,7 @@ def make_gater(
     adaptive_penalty=False,
     firing_rate_step=0.0,
 ):
-    """Resolve a named gater and its options; see `GatedMLPClassifier` for their meaning.
+    """Resolve a named gater and its options, explained at `GatedMLPClassifier`.
 
     Returns
     -------

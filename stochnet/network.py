@@ -23,8 +23,8 @@ INITIALIZATIONS = ("sparse", "glorot", "authors")
 class Optimizer:
     """Settings of one path's updates; names and meaning as in `MLPClassifier`.
 
-    ``solver="gradient"`` stores each gradient in place of an update. ``max_norm`` limits
-    the Euclidean norm of each unit's incoming weights; None for no limit.
+    ``solver="gradient"`` stores each gradient in place of an update. ``max_norm``
+    limits the Euclidean norm of each unit's incoming weights; None for no limit.
     """
 
     solver: str = "sgd"
@@ -284,7 +284,9 @@ class Network:
         if how == "authors":
             binary = self.layers[-1].gater.unit == "bernoulli"
             limit = 0.05 if binary else 0.005
-            self.readout.values[:] = draw.uniform(-limit, limit, self.readout.values.shape)
+            self.readout.values[:] = draw.uniform(
+                -limit, limit, self.readout.values.shape
+            )
         else:
             _glorot(self.readout, draw)
 
@@ -431,14 +433,16 @@ class Network:
         return out
 
     def gates(self, X, *, n_threads=1):
-        """Yield, for each chunk of rows, the list of (n_rows, K) gates at prediction."""
+        """Yield the list of layers' (n_rows, K) gates for each chunk of rows."""
         for _, chunk, kernels in self._chunks(X, n_threads):
             kernels.predict(chunk)
             yield [w["h"][:, : len(chunk)].T for w in kernels.workspace]
 
     def scores(self, i, X, *, n_threads=1):
         """What layer `i` compares with its threshold, (K, n)."""
-        parts = [kernels.scores(i, chunk) for _, chunk, kernels in self._chunks(X, n_threads)]
+        parts = [
+            kernels.scores(i, chunk) for _, chunk, kernels in self._chunks(X, n_threads)
+        ]
         return np.concatenate(parts, axis=1)
 
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from stochnet._threads import single_threaded_blas
-
 #: Gate scores that calibration may hold at a time, and the rows that it takes at most.
 CALIBRATION_SCORES = 1 << 23
 CALIBRATION_ROWS = 2048
@@ -87,7 +85,7 @@ class CalibrationRows:
 
 
 def _hash(position, seed):
-    """The finalising mix of SplitMix64 (Steele, Lea & Flood 2014) of position and seed."""
+    """Mix position and seed as SplitMix64 does (Steele, Lea & Flood 2014)."""
     with np.errstate(over="ignore"):
         x = position * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -96,7 +94,7 @@ def _hash(position, seed):
 
 
 def threshold_for(scores, density):
-    """Threshold that the share `density` of the scores exceeds, -inf for all of them."""
+    """Threshold that the share `density` of the scores exceeds; -inf for all."""
     n_above = round(density * scores.size)
     if n_above >= scores.size:
         return -np.inf
@@ -174,25 +172,26 @@ class Trainer:
             layer.fired[:] = 0
         total, n = 0.0, len(X)
         rows_per_call = BATCHES_PER_CALL * size
-        with single_threaded_blas():
-            for start in range(0, n, rows_per_call):
-                stop = min(start + rows_per_call, n)
-                piece = slice(start, stop)
-                loss, _, failed = network.train(
-                    X if order is not None else X[piece],
-                    y if order is not None else y[piece],
-                    order=None if order is None else order[piece],
-                    batch_size=size,
-                    n_threads=self.n_threads,
-                    rates=self.schedule.rates(epoch),
-                )
-                if failed >= 0:
-                    self._fail(epoch)
-                total += loss * (stop - start)
+        for start in range(0, n, rows_per_call):
+            stop = min(start + rows_per_call, n)
+            piece = slice(start, stop)
+            loss, _, failed = network.train(
+                X if order is not None else X[piece],
+                y if order is not None else y[piece],
+                order=None if order is None else order[piece],
+                batch_size=size,
+                n_threads=self.n_threads,
+                rates=self.schedule.rates(epoch),
+            )
+            if failed >= 0:
+                self._fail(epoch)
+            total += loss * (stop - start)
         if network.first_nonfinite():
             self._fail(epoch)
         self.history.loss.append(total / n)
-        self.history.density.append([float(l.fired.mean() / n) for l in network.layers])
+        self.history.density.append(
+            [float(layer.fired.mean() / n) for layer in network.layers]
+        )
         return total / n
 
     def _fail(self, epoch):
@@ -246,7 +245,9 @@ class Trainer:
         """Whether the score has not risen by tol for n_iter_no_change epochs."""
         gained = self.best_score is None or score > self.best_score + self.schedule.tol
         self.epochs_without_gain = 0 if gained else self.epochs_without_gain + 1
-        self.best_score = score if self.best_score is None else max(score, self.best_score)
+        self.best_score = (
+            score if self.best_score is None else max(score, self.best_score)
+        )
         return self.epochs_without_gain > self.schedule.n_iter_no_change
 
     def _report(self, epoch):

@@ -1,9 +1,9 @@
 """Whole mini-batches of a network (csrc/network.c)."""
 import numpy as np
 
-from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free
-from stochnet._kernels.arrays cimport const_floats, floats, integers, long_integers
+from stochnet._kernels.arrays cimport floats, integers, long_integers
 from stochnet._kernels.engine cimport (
     SN_BASELINE_MEAN, SN_BASELINE_NONE, SN_BASELINE_UNIT, engine, padded,
     sn_block_width, sn_draw, sn_examples, sn_layer, sn_network, sn_scratch_size,
