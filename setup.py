@@ -40,8 +40,6 @@ CYTHON_FLAGS = ["-std=gnu11", "-O2", "-fvisibility=hidden", "-w"]
 
 DIRECTIVES = {
     "language_level": 3,
-    "boundscheck": False,
-    "wraparound": False,
     "initializedcheck": False,
     "embedsignature": True,
 }

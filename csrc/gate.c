@@ -94,9 +94,13 @@ static void gate_predict(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld_
     float *a = layer->a + k * ld_rows, *h = layer->h + k * ld_rows;
     int32_t *rows = layer->rows + k * ld_rows;
     const int64_t n = padded(n_rows);
-    add_bias(a, layer->gate.bias[k] + layer->noise.mean, n_rows, n);
+    const float mean = layer->noise.mean;
+    const int32_t draw_only = layer->noise.draw_only; /* the value never had noise */
+    add_bias(a, layer->gate.bias[k] + (draw_only ? 0.0f : mean), n_rows, n);
     const sn_unit_row row = {n, a, a, a, &layer->noise};
     unit->value(h, layer->value, &row);
+    if (draw_only)
+        add_bias(a, mean, n_rows, n);
     if (unit->always_fires) {
         layer->count[k] = all_rows(rows, n_rows);
         return;

@@ -113,7 +113,8 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         Initial learning rate of experts and softmax. With solver="adam", values near
         0.001 are usual.
     gater_learning_rate_init : float or "auto", default="auto"
-        Initial learning rate of the gaters. "auto" is ``learning_rate_init``.
+        Initial learning rate of the gaters. "auto" is ``learning_rate_init``; 0 leaves
+        them as they were drawn.
     learning_rate_decay : float in (0, 1], default=1.0
         Factor on both learning rates after each epoch of `fit`.
     learning_rate_min : float, default=0.0
@@ -230,7 +231,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         "alpha": [_NOT_NEGATIVE],
         "batch_size": [_AT_LEAST_ONE, _AUTO],
         "learning_rate_init": [_POSITIVE],
-        "gater_learning_rate_init": [_POSITIVE, _AUTO],
+        "gater_learning_rate_init": [_NOT_NEGATIVE, _AUTO],
         "learning_rate_decay": [Interval(Real, 0, 1, closed="right")],
         "learning_rate_min": [_NOT_NEGATIVE],
         "momentum": [_MOMENTUM],

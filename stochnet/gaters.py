@@ -9,7 +9,7 @@ names the combinations of Bengio, Léonard & Courville (2013).
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.special import betaincinv, logit
+from scipy.special import betainc, betaincc, betaincinv, logit
 
 from stochnet._kernels import gate as _gate
 
@@ -157,12 +157,19 @@ def make_noise(kind, *, density, scale, beta, draw_only):
     if not with_beta:
         return Noise(additive, scale, draw_only=draw_only)
     alpha, beta_scale = beta_noise(density, beta)
+    mean = alpha / (alpha + beta)
     samples = betaincinv(alpha, beta, np.linspace(0, 1, BETA_CELLS + 1))
+    # A line to 0 or to 1 would make the tails far too heavy: the ends are where the
+    # mean of the first and of the last cell is right.
+    first = BETA_CELLS * mean * betainc(alpha + 1, beta, samples[1])
+    last = BETA_CELLS * mean * betaincc(alpha + 1, beta, samples[-2])
+    samples[0] = 2 * first - samples[1]
+    samples[-1] = 2 * last - samples[-2]
     return Noise(
         additive,
         scale,
         ((samples - 0.5) * beta_scale).astype(np.float32),
-        float((alpha / (alpha + beta) - 0.5) * beta_scale),
+        float((mean - 0.5) * beta_scale),
         draw_only,
     )
 

@@ -28,7 +28,7 @@ static void noisy_rectifier_probability_derivative(float *restrict dp,
     const float inverse = 1.0f / row->noise->scale;
     if (row->noise->additive == SN_LOGISTIC)
         for (int64_t b = 0; b < row->n; b++)
-            dp[b] = inverse * p[b] * (1.0f - p[b]);
+            dp[b] = inverse * p[b] * sn_sigmoid(-row->a[b] * inverse);
     else
         for (int64_t b = 0; b < row->n; b++)
             dp[b] = inverse * sn_normal_density(row->a[b] * inverse);
@@ -48,8 +48,10 @@ static void noisy_rectifier_value(float *restrict h, int32_t choice,
             h[b] = scale * sn_softplus(row->a[b] * inverse);
     else
         for (int64_t b = 0; b < row->n; b++) {
-            const float t = row->a[b] * inverse;
-            h[b] = scale * (t * sn_normal_cdf(t) + sn_normal_density(t));
+            float t = row->a[b] * inverse;
+            t = t < -14.0f ? -14.0f : t; /* no infinity times zero */
+            const float mean = t * sn_normal_cdf(t) + sn_normal_density(t);
+            h[b] = mean < 0.0f ? 0.0f : scale * mean; /* the terms cancel far below 0 */
         }
 }
 

@@ -19,6 +19,8 @@ def forward(x, weight):
     -------
     ndarray of shape (n_units, n_rows), float32
     """
+    if np.shape(x)[1] != np.shape(weight)[1]:
+        raise ValueError(f"x is {np.shape(x)} and weight {np.shape(weight)}.")
     x, weight = padded_rows(x), padded_rows(weight)
     out = np.empty((len(weight), len(x)), dtype=np.float32)
     engine.dense_forward(
@@ -42,6 +44,8 @@ def weighted_sum(coefficients, rows):
     ndarray of shape (n_units, n), float32
     """
     c = np.array(coefficients, dtype=np.float32)
+    if c.shape[1] != len(rows):
+        raise ValueError(f"coefficients are {c.shape}, but there are {len(rows)} rows.")
     n = np.shape(rows)[1]
     v = padded_rows(rows)
     out = padded_rows(np.zeros((len(c), n)))

@@ -10,6 +10,11 @@ from stochnet._kernels.arrays import padded_rows
 from stochnet._kernels.gate import active_rows
 
 
+def _check(name, array, shape):
+    if np.shape(array) != tuple(shape):
+        raise ValueError(f"{name} must be {tuple(shape)}, got {np.shape(array)}.")
+
+
 cdef sn_parameters _experts(weight, bias) except *:
     cdef sn_parameters p
     memset(&p, 0, sizeof(p))
@@ -37,6 +42,8 @@ def forward(x, weight, bias, h):
     reads : ndarray of shape (n_experts,), int64
         Dot products made with each expert's weights, counted where they are read.
     """
+    _check("weight", weight, (len(bias), np.shape(x)[1]))
+    _check("h", h, (len(bias), len(x)))
     x, weight = padded_rows(x), padded_rows(weight)
     bias = np.array(bias, dtype=np.float32)
     h = np.asarray(h, dtype=np.float32)
@@ -68,6 +75,8 @@ def gradient(dH, x, h):
     x : array-like of shape (n_rows, n_inputs)
     h : array-like of shape (n_experts, n_rows)
     """
+    _check("dH", dH, (len(h), len(x)))
+    _check("h", h, np.shape(dH))
     n_inputs = np.shape(x)[1]
     x = padded_rows(x)
     dH = np.array(dH, dtype=np.float32)
@@ -89,6 +98,8 @@ def gradient(dH, x, h):
 
 def input_gradient(dH, weight, h):
     """Gradient of the layer's input through the active experts, (n_rows, n_inputs)."""
+    _check("dH", dH, (len(weight), np.shape(dH)[1]))
+    _check("h", h, np.shape(dH))
     n_inputs = np.shape(weight)[1]
     weight = padded_rows(weight)
     dH = np.array(dH, dtype=np.float32)

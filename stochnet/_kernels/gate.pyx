@@ -112,10 +112,10 @@ def unit_forward(name, noise, a, z=None, a_draw=None):
     return h[:len(a)]
 
 
-def unit_derivative(name, noise, a, h):
+def unit_derivative(name, noise, a, h, a_draw=None):
     """dh/da for fixed noise, or None where the unit has none."""
     cdef const sn_unit *unit = _unit(name)
-    cdef _Row row = _Row(noise, a)
+    cdef _Row row = _Row(noise, a, a_draw)
     if unit.derivative == NULL:
         return None
     out, h = row.empty(), padded_rows(h)
@@ -123,10 +123,10 @@ def unit_derivative(name, noise, a, h):
     return out[:len(a)]
 
 
-def unit_probability(name, noise, a):
+def unit_probability(name, noise, a, a_draw=None):
     """P(h != 0 | a) and its derivative, None where it is not smooth."""
     cdef const sn_unit *unit = _unit(name)
-    cdef _Row row = _Row(noise, a)
+    cdef _Row row = _Row(noise, a, a_draw)
     p, slope = row.empty(), None
     unit.probability(floats(p, row.row.n), &row.row)
     if unit.probability_derivative != NULL:

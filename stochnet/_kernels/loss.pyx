@@ -23,6 +23,8 @@ def softmax_cross_entropy(logits, target):
     gradient = np.zeros_like(probability)
     loss = np.zeros(len(probability), dtype=np.float32)
     n_rows, n_classes = probability.shape
+    if len(target) != n_rows:
+        raise ValueError(f"{n_rows} rows of logits, but {len(target)} targets.")
     if len(target) and not (0 <= min(target) and max(target) < n_classes):
         raise ValueError(f"target must be in [0, {n_classes}).")
     cdef float *p = floats(probability, probability.size)

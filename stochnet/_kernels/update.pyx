@@ -61,6 +61,13 @@ def update_rows(parameters, optimizer, rows, gradient, bias_gradient, n_rows=1):
     cdef sn_optimizer o = optimizer_of(optimizer)
     o.decay /= n_rows
     gradient = padded_rows(gradient)
+    if gradient.shape != parameters.weight.shape:
+        raise ValueError(
+            f"gradient must be {parameters.weight.shape} with its padding, got "
+            f"{gradient.shape}."
+        )
+    if not all(0 <= row < p.n_rows for row in rows):
+        raise ValueError(f"rows must be in [0, {p.n_rows}).")
     cdef const float *g = const_floats(gradient, p.n_rows * p.ld)
     cdef float[::1] bias = np.array(bias_gradient, dtype=np.float32)
     for row in rows:

@@ -1,0 +1,171 @@
+"""Gathered experts against float64 NumPy, and what they must not touch."""
+
+import numpy as np
+import pytest
+
+from stochnet._kernels import expert, gate
+
+EPSILON = 2.0**-24
+
+# (rows, inputs, experts): nothing, one of each, whole vectors, panels, and remainders
+SHAPES = [
+    (0, 5, 3),
+    (1, 1, 1),
+    (1, 16, 2),
+    (2, 17, 5),
+    (3, 64, 1),
+    (7, 65, 4),
+    (9, 128, 3),
+    (17, 130, 8),
+    (32, 100, 24),
+    (33, 700, 5),
+    (40, 31, 70),
+]
+DENSITIES = [0.0, 0.1, 0.5, 1.0]
+
+
+class Problem:
+    """Random numbers, single precision held in float64."""
+
+    def __init__(self, shape, density, seed=0):
+        rng = np.random.default_rng([seed, *shape, int(10 * density)])
+        n_rows, n_inputs, n_experts = shape
+        self.x = self._normal(rng, n_rows, n_inputs)
+        self.weight = self._normal(rng, n_experts, n_inputs)
+        self.bias = self._normal(rng, n_experts)
+        self.dH = self._normal(rng, n_experts, n_rows)
+        self.active = rng.random((n_experts, n_rows)) < density
+        self.h = np.where(self.active, rng.uniform(0.1, 2, self.active.shape), 0.0)
+
+    @staticmethod
+    def _normal(rng, *shape):
+        return rng.normal(size=shape).astype(np.float32).astype(float)
+
+    @property
+    def known_slopes(self):
+        """dH where the gate is not zero, NaN elsewhere: nothing may read it."""
+        return np.where(self.active, self.dH, np.nan)
+
+    @property
+    def used_slopes(self):
+        return np.where(self.active, self.dH, 0.0)
+
+
+problems = pytest.mark.parametrize(
+    "problem",
+    [
+        pytest.param(Problem(shape, density), id=f"{shape}-{density}")
+        for shape in SHAPES
+        for density in DENSITIES
+    ],
+)
+
+
+def assert_within(result, expected, bound):
+    assert result.dtype == np.float32
+    assert result.shape == expected.shape
+    assert np.all(np.abs(result - expected) <= bound)
+
+
+@problems
+def test_forward(problem):
+    """Also: H is not touched where the gate is zero; each pair is read once.
+
+    The bound is that of any summation (Higham 2002, Sec. 4.2): EPSILON times the
+    additions that a product passes, times the sum of magnitudes. Vectors have at least
+    4 lanes, so that is a quarter of the padded row, two for the lanes' sum, one for
+    the bias, and the product's own rounding.
+    """
+    x, weight, bias = problem.x, problem.weight, problem.bias
+    H, reads = expert.forward(x, weight, bias, problem.h)
+    expected = weight @ x.T + bias[:, None]
+    magnitude = np.abs(weight) @ np.abs(x).T + np.abs(bias)[:, None]
+    additions = -(-x.shape[1] // 16) * 16 / 4 + 4
+    active = problem.active
+    assert_within(H[active], expected[active], additions * EPSILON * magnitude[active])
+    assert np.isnan(H[~active]).all()
+    assert reads.tolist() == active.sum(axis=1).tolist()
+
+
+@problems
+def test_gradient(problem):
+    """Each product passes at most one addition for each active row."""
+    gradient = expert.gradient(problem.known_slopes, problem.x, problem.h)
+    magnitude = np.abs(problem.used_slopes) @ np.abs(problem.x)
+    additions = problem.active.sum(axis=1, keepdims=True) + 1
+    assert_within(
+        gradient, problem.used_slopes @ problem.x, additions * EPSILON * magnitude
+    )
+
+
+@problems
+def test_input_gradient(problem):
+    """Each product passes at most one addition for each expert active in the row."""
+    gradient = expert.input_gradient(problem.known_slopes, problem.weight, problem.h)
+    magnitude = np.abs(problem.used_slopes.T) @ np.abs(problem.weight)
+    additions = problem.active.sum(axis=0)[:, None] + 1
+    assert_within(
+        gradient,
+        problem.used_slopes.T @ problem.weight,
+        additions * EPSILON * magnitude,
+    )
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_silent_experts_are_not_read(poison):
+    problem = Problem((33, 130, 9), 0.3)
+    silent = np.array([0, 4, 8])
+    problem.active[silent], problem.h[silent] = False, 0.0
+    clean = expert.input_gradient(problem.known_slopes, problem.weight, problem.h)
+    problem.weight[silent], problem.bias[silent] = poison, poison
+    H, reads = expert.forward(problem.x, problem.weight, problem.bias, problem.h)
+    assert np.isfinite(H[problem.active]).all()
+    assert not reads[silent].any()
+    assert reads.sum() == problem.active.sum()
+    gradient = expert.gradient(problem.known_slopes, problem.x, problem.h)
+    assert np.isfinite(gradient).all()
+    assert not gradient[silent].any()
+    poisoned = expert.input_gradient(problem.known_slopes, problem.weight, problem.h)
+    np.testing.assert_array_equal(poisoned, clean)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_rows_without_an_active_expert_are_not_read(poison):
+    problem = Problem((20, 40, 6), 0.5)
+    unused = np.array([0, 7, 19])
+    problem.active[:, unused], problem.h[:, unused] = False, 0.0
+    problem.x[unused] = poison
+    H, _ = expert.forward(problem.x, problem.weight, problem.bias, problem.h)
+    assert np.isfinite(H[problem.active]).all()
+    assert np.isfinite(
+        expert.gradient(problem.known_slopes, problem.x, problem.h)
+    ).all()
+
+
+@pytest.mark.parametrize("n_inputs", [1, 16, 100, 700])
+def test_bits_of_a_row_do_not_depend_on_which_others_are_active(n_inputs):
+    problem = Problem((40, n_inputs, 6), 0.6)
+    x, weight, bias, active = problem.x, problem.weight, problem.bias, problem.active
+    H, _ = expert.forward(x, weight, bias, problem.h)
+    for b in range(len(x)):
+        alone, _ = expert.forward(x[b : b + 1], weight, bias, problem.h[:, b : b + 1])
+        np.testing.assert_array_equal(alone[active[:, b], 0], H[active[:, b], b])
+
+
+@pytest.mark.parametrize("n_rows", range(18))
+def test_every_number_of_active_rows(n_rows):
+    """Tiles of 8, 4, 2 and 1 rows: every way to share out the active ones."""
+    problem = Problem((17, 33, 1), 0.0)
+    problem.active[0, 17 - n_rows :] = True
+    problem.h[0, 17 - n_rows :] = 0.5
+    test_forward(problem)
+
+
+def test_active_rows():
+    h = np.array([0, 1, -0.0, 1e-45, np.nan, -2, 0], dtype=np.float32)
+    rows = gate.active_rows(h)
+    assert rows.dtype == np.int32
+    assert rows.tolist() == [1, 3, 4, 5]
+    assert gate.active_rows(np.zeros(40)).tolist() == []
+    assert gate.active_rows(np.ones(257)).tolist() == list(range(257))
+    assert gate.active_rows(np.zeros(0)).tolist() == []
