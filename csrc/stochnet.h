@@ -120,6 +120,7 @@ typedef struct {
 typedef struct {
     const char *name;
     int32_t needs_smooth_probability;
+    float default_weight;
     /* adds the gradient to da, returns the unit's term of the criterion */
     float (*gradient)(float *da, const sn_penalty_row *row);
 } sn_penalty;

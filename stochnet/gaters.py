@@ -41,6 +41,9 @@ class NamedGater:
         The noise used unless another one is asked for.
     noises : tuple of (str or None)
         The noises that can be asked for.
+    learning_rate_factor : float
+        Gater's learning rate over the main path's, unless one is asked for. The gates'
+        gradient of some units is much smaller than that of others.
     baseline : bool
         One of the paper's deterministic baselines.
     description : str
@@ -52,6 +55,7 @@ class NamedGater:
     description: str
     noise: str | None = None
     noises: tuple = (None,)
+    learning_rate_factor: float = 1.0
     baseline: bool = False
 
 
@@ -70,6 +74,7 @@ GATERS = {
         "kl",
         "stochastic times smooth, b sqrt(p) with b ~ Bernoulli(sqrt p) (Sec. 2.2)",
         noises=(None, "beta", "gaussian", "beta+gaussian"),
+        learning_rate_factor=5.0,
     ),
     "sbn": NamedGater(
         "bernoulli",
@@ -265,7 +270,7 @@ def make_gater(
     sigmoid_derivative=False,
     baseline="unit",
     penalty="auto",
-    penalty_weight=0.0,
+    penalty_weight="auto",
     adaptive_penalty=False,
     firing_rate_step=0.0,
 ):
@@ -310,6 +315,8 @@ def make_gater(
             f"penalty={penalty!r} needs a firing probability that changes smoothly, "
             f"which gater={name!r} does not have; use one of {valid} or None."
         )
+    if penalty_weight == "auto":
+        penalty_weight = PENALTIES[penalty]["default_weight"] if penalty else 0.0
     return Gater(
         unit=row.unit,
         estimator=row.estimator,

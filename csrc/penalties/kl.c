@@ -23,5 +23,6 @@ static float kl_gradient(float *restrict da, const sn_penalty_row *row)
 static const sn_penalty kl = {
     .name = "kl",
     .needs_smooth_probability = 1,
+    .default_weight = 1e-2f,
     .gradient = kl_gradient,
 };

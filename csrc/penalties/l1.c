@@ -18,5 +18,6 @@ static float l1_gradient(float *restrict da, const sn_penalty_row *row)
 
 static const sn_penalty l1 = {
     .name = "l1",
+    .default_weight = 1e-4f,
     .gradient = l1_gradient,
 };

@@ -93,6 +93,7 @@ cdef extern from "stochnet.h":
     ctypedef struct sn_penalty:
         const char *name
         int32_t needs_smooth_probability
+        float default_weight
         float (*gradient)(float *, const sn_penalty_row *) noexcept nogil
 
     ctypedef struct sn_optimizer:

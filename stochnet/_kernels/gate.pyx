@@ -69,6 +69,7 @@ def penalties():
         facts[penalty.name.decode()] = {
             "index": i,
             "needs_smooth_probability": bool(penalty.needs_smooth_probability),
+            "default_weight": penalty.default_weight,
         }
     return facts
 
