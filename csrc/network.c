@@ -249,36 +249,43 @@ static void update_expert(sn_network *net, sn_layer *layer, int64_t k, const flo
     update_row(&layer->expert, k, gradient, bias_gradient, &net->main);
 }
 
+/* Unit k's gradients of h (OUT dh, cleared by the caller) and of H (left in its place),
+   from the gradient of the layer's output; then the update of its row of the readout. */
+static void unit_backward(sn_network *net, int64_t l, int64_t k, float *dh,
+                          const sn_pass *pass)
+{
+    sn_layer *layer = net->layers + l;
+    const int64_t ld = net->ld_rows, n_rows = pass->n_rows;
+    const float *h = layer->h + k * ld;
+    const int32_t *rows = layer->rows + k * ld, count = layer->count[k];
+    float *H = layer->expert_output + k * ld, *g = pass->gate.output_gradient;
+    output_gradient(g, net, l, k, n_rows);
+    if (l == net->n_layers - 1 && count > 0)
+        update_readout(net, layer, k, pass->row);
+    if (layer->credit == SN_CREDIT_ALL)
+        for (int64_t b = 0; b < n_rows; b++)
+            dh[b] = g[b] * H[b];
+    else
+        for (int32_t j = 0; j < count; j++)
+            dh[rows[j]] = g[rows[j]] * H[rows[j]];
+    for (int32_t j = 0; j < count; j++)
+        H[rows[j]] = g[rows[j]] * h[rows[j]];
+}
+
 /* Unit by unit: gradients of H and h, the estimator, the updates that nothing below
    waits for. Leaves da in layer->da and dH in layer->expert_output. */
 static void units_backward(sn_network *net, int64_t l, const float *x, const sn_pass *pass)
 {
     sn_layer *layer = net->layers + l;
     const int64_t ld = net->ld_rows, n_rows = pass->n_rows;
-    const int last = l == net->n_layers - 1;
     const int64_t width = sn_block_width(layer->n_units);
 #pragma omp for schedule(dynamic)
     for (int64_t first = 0; first < layer->n_units; first += width)
         for (int64_t k = first; k < smaller(first + width, layer->n_units); k++) {
-            const float *h = layer->h + k * ld;
-            const int32_t *rows = layer->rows + k * ld, count = layer->count[k];
-            float *H = layer->expert_output + k * ld, *dh = pass->gate.noisy;
-            float *g = pass->gate.output_gradient;
-            output_gradient(g, net, l, k, n_rows);
-            if (last && count > 0)
-                update_readout(net, layer, k, pass->row);
-            if (layer->credit == SN_CREDIT_ALL) {
-                for (int64_t b = 0; b < n_rows; b++)
-                    dh[b] = g[b] * H[b];
-                for (int64_t b = n_rows; b < padded(n_rows); b++)
-                    dh[b] = 0.0f;
-            } else {
-                memset(dh, 0, (size_t)padded(n_rows) * sizeof *dh);
-                for (int32_t j = 0; j < count; j++)
-                    dh[rows[j]] = g[rows[j]] * H[rows[j]];
-            }
-            for (int32_t j = 0; j < count; j++)
-                H[rows[j]] = g[rows[j]] * h[rows[j]];
+            float *dh = pass->gate.noisy;
+            memset(dh, 0, (size_t)padded(n_rows) * sizeof *dh);
+            if (layer->credit == SN_CREDIT_ALL || layer->count[k] > 0)
+                unit_backward(net, l, k, dh, pass);
             gate_backward(layer, k, n_rows, ld, dh, net->loss, &pass->gate);
             if (l == 0)
                 update_expert(net, layer, k, x, pass->row);

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from stochnet._kernels.arrays import aligned_zeros, row_length
+from stochnet._kernels.expert import forward as expert_forward
 from stochnet._kernels.network import NetworkKernels
 
 #: Floats that the (units, rows) arrays of one prediction call may take together.
@@ -354,7 +355,7 @@ class Network:
             loss : ndarray of shape (n,), each row's cross-entropy;
             criterion : float, mean cross-entropy plus penalties;
             gates, experts, da : lists, one (K, n) array a layer (experts' outputs are
-            stale where a gate is zero);
+            NaN where a gate is zero);
             gradient : dict of (weight, bias) by name of the parameters' group.
         """
         twin = copy.deepcopy(self)
@@ -368,11 +369,12 @@ class Network:
         loss, penalty, _ = twin.train(X, y, batch_size=len(X), n_threads=n_threads)
         kernels = twin._training_kernels[2]
         n = len(X)
+        gates = [w["h"][:, :n] for w in kernels.workspace]
         return {
             "loss": kernels.loss()[:n],
             "criterion": loss + penalty,
-            "gates": [w["h"][:, :n] for w in kernels.workspace],
-            "experts": [w["expert_output"][:, :n] for w in kernels.workspace],
+            "gates": gates,
+            "experts": list(twin._expert_outputs(X, gates)),
             "da": [w["da"][:, :n] for w in kernels.workspace],
             "gradient": {
                 name: (
@@ -383,10 +385,18 @@ class Network:
             },
         }
 
+    def _expert_outputs(self, X, gates):
+        """Yield each layer's (K, n) outputs of the experts that the gates switch on."""
+        for layer, h in zip(self.layers, gates, strict=True):
+            expert = layer.expert
+            H, _ = expert_forward(X, expert.values, expert.bias_values, h)
+            yield H
+            X = np.where(h != 0, h * H, 0).T
+
     def with_seed(self, seed):
-        """The same network, not a copy, with another random key."""
-        twin = copy.copy(self)
-        twin.seed = seed
+        """The same network with another random key; it shares this one's parameters."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__, seed=seed, _training_kernels=None)
         return twin
 
     def first_nonfinite(self):
@@ -440,10 +450,10 @@ class Network:
 
     def scores(self, i, X, *, n_threads=1):
         """What layer `i` compares with its threshold, (K, n)."""
-        parts = [
-            kernels.scores(i, chunk) for _, chunk, kernels in self._chunks(X, n_threads)
-        ]
-        return np.concatenate(parts, axis=1)
+        out = np.empty((self.layers[i].n_units, len(X)), dtype=np.float32)
+        for start, chunk, kernels in self._chunks(X, n_threads):
+            out[:, start : start + len(chunk)] = kernels.scores(i, chunk)
+        return out
 
 
 def _glorot(parameters, draw, factor=1.0):

@@ -1,0 +1,137 @@
+"""Results are the same bits for any number of threads, in any run, in any process."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import (
+    Shape,
+    assert_same_bits,
+    copy_of_state,
+    make,
+    make_batch,
+    make_network,
+)
+
+from stochnet.gaters import GATERS
+from stochnet.network import Optimizer
+
+# Several panels of columns in every dense layer, several blocks of experts and of
+# updates, and with LARGE batches two panels of rows.
+SHAPE = Shape(0, 120, (270, 40), (530, 130), 11)
+SMALL, LARGE = 24, 290
+THREADS = (1, 2, 3, 4)
+
+OPTIMIZER = Optimizer(learning_rate=0.05, momentum=0.7, alpha=0.1, max_norm=1.5)
+ADAM = Optimizer("adam", learning_rate=0.01)
+
+
+def network_of(name, optimizer=OPTIMIZER):
+    """Everything that has state is in use."""
+    gater = make(name, firing_rate_step=0.05, adaptive_penalty=True)
+    network = make_network(gater, SHAPE, main=optimizer)
+    for layer in network.layers:
+        layer.threshold = 0.3
+    return network
+
+
+def results(name, batch_size, n_threads, optimizer=OPTIMIZER):
+    """All that a network learns and says, as a dict of arrays."""
+    network = network_of(name, optimizer)
+    X, y = make_batch(SHAPE, n_rows=2 * batch_size + 7)
+    found = {
+        "criteria": np.array(
+            network.train(X, y, batch_size=batch_size, n_threads=n_threads)
+        )
+    }
+    gradient = network.gradient(X, y, n_threads=n_threads)
+    found["loss"] = gradient["loss"]
+    for i in range(len(network.layers)):
+        found[f"da {i}"] = gradient["da"][i]
+        found[f"scores {i}"] = network.scores(i, X, n_threads=n_threads)
+    for draw in (None, 0):
+        found[f"prediction {draw}"] = network.predict_proba(
+            X, draw=draw, n_threads=n_threads
+        )
+    return found | copy_of_state(network)
+
+
+def fingerprint(name, batch_size, n_threads):
+    """One number for all results."""
+    hashed = hashlib.sha256()
+    for key, array in results(name, batch_size, n_threads).items():
+        hashed.update(key.encode() + np.ascontiguousarray(array).tobytes())
+    return hashed.hexdigest()
+
+
+def test_there_is_enough_work_for_threads():
+    """Below 10^6 multiplications network.c is serial, and this file would be void."""
+    work, n_inputs = 0, SHAPE.n_inputs
+    for n_hidden, n_units in zip(SHAPE.n_hidden, SHAPE.n_units, strict=True):
+        work += n_hidden * (n_inputs + n_units) + n_units
+        n_inputs = n_units
+    assert 7 * work > 1_000_000  # seven rows: the last mini-batch
+
+
+@pytest.mark.parametrize("batch_size", [SMALL, LARGE])
+@pytest.mark.parametrize("name", GATERS)
+def test_any_number_of_threads_gives_the_same_bits(name, batch_size):
+    expected = results(name, batch_size, 1)
+    assert expected["criteria"][2] == -1
+    assert all(np.isfinite(array).all() for array in expected.values())
+    for n_threads in THREADS[1:]:
+        assert_same_bits(results(name, batch_size, n_threads), expected)
+
+
+@pytest.mark.parametrize("name", ["st", "sts"])
+def test_threads_and_adam(name):
+    expected = results(name, SMALL, 1, ADAM)
+    for n_threads in THREADS[1:]:
+        assert_same_bits(results(name, SMALL, n_threads, ADAM), expected)
+
+
+@pytest.mark.parametrize("name", GATERS)
+def test_the_number_of_threads_may_change_between_batches(name):
+    X, y = make_batch(SHAPE, n_rows=5 * SMALL)
+    serial, changing = network_of(name), network_of(name)
+    serial.train(X, y, batch_size=SMALL)
+    for i, n_threads in enumerate((3, 1, 4, 2, 2)):
+        rows = slice(i * SMALL, (i + 1) * SMALL)
+        changing.train(X[rows], y[rows], batch_size=SMALL, n_threads=n_threads)
+    assert_same_bits(copy_of_state(serial), copy_of_state(changing))
+
+
+def test_repeated_runs_give_the_same_bits():
+    """Ten times: what depends on who comes first seldom shows at once."""
+    first = fingerprint("st", SMALL, 4)
+    assert {fingerprint("st", SMALL, 4) for _ in range(10)} == {first}
+    assert fingerprint("sts", SMALL, 4) != first
+
+
+@pytest.mark.parametrize("n_threads", [1, 4])
+def test_a_fresh_process_gives_the_same_bits(n_threads):
+    names = list(GATERS)
+    command = (
+        "import sys; sys.path[:0] = sys.argv[1:3]\n"
+        "from test_threads import main\n"
+        "main(int(sys.argv[3]), sys.argv[4:])\n"
+    )
+    here = Path(__file__).parent
+    package = Path(sys.modules["stochnet"].__file__).parents[1]
+    arguments = [str(here), str(package), str(n_threads), *names]
+    found = subprocess.run(
+        [sys.executable, "-c", command, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert found == [fingerprint(name, LARGE, 2) for name in names]
+
+
+def main(n_threads, names):
+    """What the fresh process runs."""
+    for name in names:
+        print(fingerprint(name, LARGE, n_threads))
