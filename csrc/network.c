@@ -470,7 +470,11 @@ static void train_batch(sn_network *net, const sn_examples *examples, int64_t fi
     }
 }
 
-/* Below about a million multiplications a parallel region costs more than it saves. */
+/* A small step is serial: its ten barriers would cost as much as a second thread saves,
+   and far more where other programs share the machine and a barrier has to wait for a
+   thread that is not running. This many multiplications take about 0.2 ms. */
+enum { SERIAL_WORK = 4000000 };
+
 static int32_t useful_threads(const sn_network *net, int64_t n_rows, int32_t n_threads)
 {
     int64_t work = 0;
@@ -478,7 +482,7 @@ static int32_t useful_threads(const sn_network *net, int64_t n_rows, int32_t n_t
         const sn_layer *layer = net->layers + l;
         work += layer->n_hidden * (layer->n_inputs + layer->n_units) + layer->n_units;
     }
-    return n_rows * work < 1000000 ? 1 : n_threads;
+    return n_rows * work < SERIAL_WORK ? 1 : n_threads;
 }
 
 /* Mini-batch steps over all examples.

@@ -251,6 +251,8 @@ typedef struct {
     void (*update_row)(sn_parameters *p, int64_t row, const float *gradient,
                        float bias_gradient, const sn_optimizer *optimizer);
 
+    int64_t serial_work; /* multiplications up to which a step takes one thread */
+
     /* whole network; see network.c */
     int64_t (*train)(double *loss, double *penalty, sn_network *net,
                      const sn_examples *examples, int32_t n_threads);

@@ -37,7 +37,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)  # epochs are given
-    (X, y), (X_valid, y_valid), (X_test, y_test) = load_digits_split()
+    X, y, X_valid, y_valid, X_test, y_test = load_digits_split()
     print(HEADER)
     for gater in GATERS:
         start = time.perf_counter()

@@ -14,7 +14,7 @@ from stochnet.gaters import Noise
 
 EXP_LIMIT = SIGMOID_LIMIT = TANH_LIMIT = LOG_LIMIT = 3e-7
 SOFTPLUS_LIMIT = 1e-6
-NORMAL_LIMIT = 3e-6
+NORMAL_LIMIT = 1e-6
 
 GAUSSIAN, LOGISTIC = Noise("gaussian", 1.0), Noise("logistic", 1.0)
 KEY = (1, 2)

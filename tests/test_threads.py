@@ -16,13 +16,14 @@ from helpers import (
     make_network,
 )
 
+from stochnet._kernels.engine import serial_work
 from stochnet.gaters import GATERS
 from stochnet.network import Optimizer
 
 # Several panels of columns in every dense layer, several blocks of experts and of
 # updates, and with LARGE batches two panels of rows.
 SHAPE = Shape(0, 120, (270, 40), (530, 130), 11)
-SMALL, LARGE = 24, 290
+SMALL, LARGE, LAST = 24, 290, 21
 THREADS = (1, 2, 3, 4)
 
 OPTIMIZER = Optimizer(learning_rate=0.05, momentum=0.7, alpha=0.1, max_norm=1.5)
@@ -41,7 +42,7 @@ def network_of(name, optimizer=OPTIMIZER):
 def results(name, batch_size, n_threads, optimizer=OPTIMIZER):
     """All that a network learns and says, as a dict of arrays."""
     network = network_of(name, optimizer)
-    X, y = make_batch(SHAPE, n_rows=2 * batch_size + 7)
+    X, y = make_batch(SHAPE, n_rows=2 * batch_size + LAST)
     found = {
         "criteria": np.array(
             network.train(X, y, batch_size=batch_size, n_threads=n_threads)
@@ -68,12 +69,12 @@ def fingerprint(name, batch_size, n_threads):
 
 
 def test_there_is_enough_work_for_threads():
-    """Below 10^6 multiplications network.c is serial, and this file would be void."""
+    """Below that network.c is serial, and this file would be void."""
     work, n_inputs = 0, SHAPE.n_inputs
     for n_hidden, n_units in zip(SHAPE.n_hidden, SHAPE.n_units, strict=True):
         work += n_hidden * (n_inputs + n_units) + n_units
         n_inputs = n_units
-    assert 7 * work > 1_000_000  # seven rows: the last mini-batch
+    assert LAST * work > serial_work()
 
 
 @pytest.mark.parametrize("batch_size", [SMALL, LARGE])

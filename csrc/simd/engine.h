@@ -41,6 +41,7 @@ const sn_engine SN_ENGINE = {
     .tanh = tanh_row,
     .cross_entropy = cross_entropy,
     .update_row = update_row,
+    .serial_work = SERIAL_WORK,
     .train = train,
     .predict = predict,
     .scores = scores,

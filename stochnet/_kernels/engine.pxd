@@ -224,6 +224,7 @@ cdef extern from "stochnet.h":
         void (*update_row)(
             sn_parameters *, int64_t, const float *, float, const sn_optimizer *
         ) noexcept nogil
+        int64_t serial_work
         int64_t (*train)(
             double *, double *, sn_network *, const sn_examples *, int32_t
         ) noexcept nogil

@@ -37,6 +37,11 @@ def max_threads():
     return sn_max_threads()
 
 
+def serial_work():
+    """Multiplications of the gaters up to which a step takes one thread."""
+    return engine.serial_work
+
+
 def build_info():
     """Compiler, OpenMP version date (0 without OpenMP) and Cython of this build."""
     return {
