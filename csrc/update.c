@@ -63,6 +63,8 @@ static void limit_norm(float *w, int64_t n, float limit)
 static void update_row(sn_parameters *p, int64_t row, const float *gradient,
                        float bias_gradient, const sn_optimizer *o)
 {
+    if (o->learning_rate == 0.0f && o->solver != SN_GRADIENT)
+        return; /* frozen: max-norm does not act either */
     float *w = p->weight + row * p->ld, *state[2], *bias_state[2];
     float *bias = p->bias ? p->bias + row : NULL;
     for (int i = 0; i < 2; i++) {

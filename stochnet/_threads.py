@@ -41,6 +41,8 @@ def effective_n_threads(n_jobs):
     int
         At least 1; always 1 in a process forked after OpenMP ran in its parent.
     """
+    if n_jobs == 0:
+        raise ValueError("n_jobs == 0 has no meaning.")
     if n_jobs is not None and n_jobs > 0:
         n_threads = n_jobs
     else:

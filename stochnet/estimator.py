@@ -1,5 +1,6 @@
 """`GatedMLPClassifier`, the scikit-learn facade."""
 
+import threading
 from numbers import Integral, Real
 
 import numpy as np
@@ -24,6 +25,9 @@ _NOT_NEGATIVE = Interval(Real, 0, None, closed="left")
 _AT_LEAST_ONE = Interval(Integral, 1, None, closed="left")
 _MOMENTUM = Interval(Real, 0, 1, closed="left")
 _AUTO = StrOptions({"auto"})
+
+# One thread calibrates while others wait to predict.
+_calibrating = threading.Lock()
 
 
 class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
@@ -117,8 +121,8 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         0.001 are usual.
     gater_learning_rate_init : float or "auto", default="auto"
         Initial learning rate of the gaters. "auto" is ``learning_rate_init``, five
-        times that for "sts", whose gates have smaller gradients; 0 leaves the gaters
-        as they were drawn.
+        times that for "sts", whose gates have smaller gradients; 0 leaves the gaters'
+        weights as they were drawn, and their biases too with ``firing_rate_step=0``.
     learning_rate_decay : float in (0, 1], default=1.0
         Factor on both learning rates after each epoch of `fit`.
     learning_rate_min : float, default=0.0
@@ -146,7 +150,8 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         Share of the training data held out for ``early_stopping``, stratified, where
         `fit` is given no validation data.
     warm_start : bool, default=False
-        Whether `fit` goes on from the last call's network.
+        Whether `fit` goes on from the last call's network, with its sizes, gater and
+        solver.
     verbose : bool, default=False
         Print a line after each epoch.
     random_state : int, RandomState instance or None, default=None
@@ -369,7 +374,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
             If a parameter or the data is invalid, or if weights become non-finite: the
             message names epoch and layer.
         """
-        warm = self.warm_start and hasattr(self, "classes_")
+        warm = self.warm_start and self.__sklearn_is_fitted__()
         X, y = self._validate(X, y, reset=not warm)
         check_classification_targets(y)
         classes = np.unique(y)
@@ -435,11 +440,12 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
             As in `fit`; or if `classes` is missing in the first call or differs later,
             or `y` has other labels.
         """
-        first = not hasattr(self, "_network")
+        first = not self.__sklearn_is_fitted__()
         X, y = self._validate(X, y, reset=first)
         check_classification_targets(y)
+        if classes is not None:
+            _check_classes(np.unique(classes))
         _check_partial_fit_first_call(self, classes)
-        _check_classes(self.classes_)
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
             raise ValueError(
@@ -468,10 +474,10 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def _validate(self, X, y, reset):
-        X, y = validate_data(
-            self, X, y, reset=reset, dtype=np.float32, order="C", multi_output=False
-        )
-        return X, y
+        with np.errstate(over="ignore"):  # refused, as infinite
+            return validate_data(
+                self, X, y, reset=reset, dtype=np.float32, order="C", multi_output=False
+            )
 
     def _validation_data(self, X_val, y_val, classes):
         """Checked X_val and codes of y_val, or None."""
@@ -596,15 +602,21 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
     def _ready(self):
         """The network with thresholds that belong to its present weights."""
         check_is_fitted(self)
-        if self._stale:
-            n_threads = effective_n_threads(self.n_jobs)
-            calibrate(self._network, self._calibration, n_threads)
-            self._stale = False
+        with _calibrating:
+            if self._stale:
+                n_threads = effective_n_threads(self.n_jobs)
+                calibrate(self._network, self._calibration, n_threads)
+                self._stale = False
         return self._network
+
+    def __sklearn_is_fitted__(self):
+        """Whether a call has trained a network to its end."""
+        return hasattr(self, "_stale")
 
     def _input(self, X):
         check_is_fitted(self)
-        return validate_data(self, X, reset=False, dtype=np.float32, order="C")
+        with np.errstate(over="ignore"):  # refused, as infinite
+            return validate_data(self, X, reset=False, dtype=np.float32, order="C")
 
     def predict_proba(self, X):
         """Class probabilities of the deterministic network (Appendix A.3).
@@ -641,7 +653,8 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples,)
         """
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        chosen = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[chosen]
 
     def sample_proba(self, X, n_draws=10, random_state=None):
         """Class probabilities averaged over draws of the stochastic gates.
@@ -740,7 +753,7 @@ def _seed(random_state):
 
 def _sizes(name, value):
     """A list of positive ints from a number or a sequence."""
-    sizes = [value] if isinstance(value, Integral) else list(value)
+    sizes = list(np.atleast_1d(value))
     if not sizes or not all(isinstance(n, Integral) and n > 0 for n in sizes):
         raise ValueError(f"{name} must be > 0, got {value}.")
     return [int(n) for n in sizes]
@@ -750,7 +763,7 @@ def _check_classes(classes):
     if len(classes) < 2:
         raise ValueError(
             "This solver needs samples of at least 2 classes in the data, but the data "
-            f"contains only one class: {classes[0]!r}"
+            f"contains only one class: {classes[0]}"
         )
 
 

@@ -219,6 +219,11 @@ class Network:
         self._flat = [aligned_zeros(len(f)) for f in flat]
         for mine, stored in zip(self._flat, flat, strict=True):
             mine[:] = stored
+        # what was stored may be mapped read-only
+        self._steps = {name: steps.copy() for name, steps in self._steps.items()}
+        for layer in self.layers:
+            for name in layer.STATE:
+                setattr(layer, name, getattr(layer, name).copy())
         self._make_views()
 
     @property

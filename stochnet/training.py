@@ -233,7 +233,7 @@ class Trainer:
                 f"Stochastic Optimizer: Maximum iterations ({schedule.max_iter}) "
                 "reached and the optimization hasn't converged yet.",
                 ConvergenceWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         self.network.release()
 

@@ -1,0 +1,451 @@
+"""Thresholds, the rows that they are chosen on, rates, and what an epoch records."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import oracle
+import pytest
+from helpers import (
+    Shape,
+    copy_of_state,
+    make,
+    make_batch,
+    make_network,
+    oracle_gater,
+    oracle_parameters,
+)
+
+from stochnet import training
+from stochnet.gaters import GATERS
+from stochnet.training import (
+    CalibrationRows,
+    Schedule,
+    Trainer,
+    calibrate,
+    threshold_for,
+)
+
+# ---------------------------------------------------------------------------
+# threshold_for
+# ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 1), (1, 10), (23, 41)])
+@pytest.mark.parametrize("density", [1e-9, 0.05, 0.1, 0.25, 0.3, 0.5, 0.9, 0.999])
+def test_threshold_for_has_the_share_above_it(shape, density):
+    rng = np.random.default_rng(0)
+    scores = rng.permutation(np.prod(shape)).reshape(shape).astype(np.float32)
+    threshold = threshold_for(scores, density)
+    assert np.count_nonzero(scores > threshold) == round(density * scores.size)
+    if threshold > -np.inf:
+        assert threshold in scores
+
+
+def test_threshold_for_density_one_lets_all_through():
+    scores = np.array([[-3.0, -np.float32(3e38), 5.0]], dtype=np.float32)
+    assert threshold_for(scores, 1.0) == -np.inf
+    assert threshold_for(scores, 0.99) == -np.inf
+    assert threshold_for(scores, 0.7) == -np.float32(3e38)
+
+
+@pytest.mark.parametrize("density", [0.1, 0.35, 0.5, 0.75, 0.9])
+def test_threshold_for_with_ties(density):
+    """As many above it as ties allow, and never more than asked for."""
+    scores = np.random.default_rng(0).integers(5, size=(20, 10)).astype(np.float32)
+    threshold = threshold_for(scores, density)
+    asked = round(density * scores.size)
+    assert np.count_nonzero(scores > threshold) <= asked
+    assert np.count_nonzero(scores >= threshold) > asked
+
+
+def test_threshold_for_equal_scores_lets_none_through():
+    assert threshold_for(np.full((4, 5), 2.5, dtype=np.float32), 0.5) == 2.5
+
+
+def test_threshold_for_leaves_the_scores_alone():
+    scores = np.random.default_rng(0).normal(size=(8, 9))
+    before = scores.copy()
+    threshold_for(scores, 0.3)
+    np.testing.assert_array_equal(scores, before)
+
+
+def test_threshold_for_rare_gates_is_the_largest_score():
+    scores = np.random.default_rng(0).normal(size=(8, 9))
+    assert threshold_for(scores, 0.001) == scores.max()
+
+
+# ---------------------------------------------------------------------------
+# CalibrationRows
+# ---------------------------------------------------------------------------
+
+
+def bare_network(n_units=(5,), n_inputs=2, seed=0):
+    layers = [SimpleNamespace(n_units=n) for n in n_units]
+    return SimpleNamespace(layers=layers, n_inputs=n_inputs, seed=seed)
+
+
+def numbered_rows(n):
+    """Rows that tell their own number, in X and in y."""
+    number = np.arange(n)
+    X = np.stack([number, -number], axis=1).astype(np.float32)
+    return X, number.astype(np.int32)
+
+
+def sample(n, pieces=1, seed=0, n_units=(5,)):
+    rows = CalibrationRows(bare_network(n_units=n_units, seed=seed))
+    X, y = numbered_rows(n)
+    for part in np.array_split(np.arange(n), pieces):
+        rows.add(X[part], y[part])
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("n_units", "capacity"),
+    [
+        ((1,), 2048),
+        ((4096,), 2048),
+        ((8192,), 1024),
+        ((100, 8192, 100), 1024),
+        ((10**6,), 128),
+    ],
+)
+def test_capacity_bounds_the_scores(n_units, capacity):
+    rows = sample(3000, n_units=n_units)
+    assert rows.capacity == capacity
+    assert len(rows.X) == len(rows.y) == capacity
+
+
+@pytest.mark.parametrize("n", [1, 2047, 2048])
+def test_all_rows_are_kept_while_there_is_room(n):
+    rows = sample(n)
+    X, y = numbered_rows(n)
+    np.testing.assert_array_equal(rows.X, X)
+    np.testing.assert_array_equal(rows.y, y)
+    assert rows.X.dtype == np.float32
+    assert rows.y.dtype == np.int32
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 7, 100, 2500])
+def test_pieces_give_the_sample_of_all_at_once(pieces):
+    at_once, in_pieces = sample(2500), sample(2500, pieces)
+    np.testing.assert_array_equal(in_pieces.X, at_once.X)
+    np.testing.assert_array_equal(in_pieces.y, at_once.y)
+    assert at_once.n_seen == in_pieces.n_seen == 2500
+
+
+def test_no_rows_change_nothing():
+    rows, X = sample(2500), np.empty((0, 2), dtype=np.float32)
+    before = rows.X.copy()
+    rows.add(X, np.empty(0, dtype=np.int32))
+    np.testing.assert_array_equal(rows.X, before)
+
+
+@pytest.mark.parametrize("pieces", [1, 40])
+def test_rows_are_kept_in_order_once_with_their_labels(pieces):
+    rows = sample(5000, pieces)
+    assert (np.diff(rows.y) > 0).all()
+    np.testing.assert_array_equal(rows.X[:, 0], rows.y)
+    np.testing.assert_array_equal(rows.X[:, 1], -rows.y)
+
+
+def test_seeds_decide_the_sample():
+    samples = [set(sample(20000, seed=seed).y) for seed in (0, 1, 2, 2**61)]
+    for i, first in enumerate(samples):
+        for second in samples[:i]:
+            # two independent ones share a tenth of their 2048 rows
+            assert 130 < len(first & second) < 280
+    assert set(sample(20000, seed=1).y) == samples[1]
+
+
+def test_every_row_is_as_likely_as_any_other():
+    """Over 200 seeds, 128 of 512 rows: counts have the binomial's mean and spread."""
+    counts = np.zeros(512)
+    for seed in range(200):
+        counts[sample(512, seed=seed * 977, n_units=(10**6,)).y] += 1
+    z = (counts - 50) / np.sqrt(200 * 0.25 * 0.75)
+    assert np.abs(z).max() < 4.5
+    assert np.sqrt(np.mean(z**2)) == pytest.approx(1, abs=0.15)
+    halves = z.reshape(2, -1).sum(axis=1) / 16
+    assert np.abs(halves).max() < 4
+
+
+# ---------------------------------------------------------------------------
+# calibrate
+# ---------------------------------------------------------------------------
+
+SHAPES = {
+    1: Shape(n_rows=40),
+    2: Shape(n_rows=40, n_hidden=(5, 6), n_units=(11, 18)),
+}
+
+
+def calibrated(name, depth, seed, *, validate=False, **options):
+    """A network, calibrated, and the rows for its thresholds and for its value.
+
+    With an odd seed labels are what the network says, else they are random: large
+    outputs are good in the one case and bad in the other.
+    """
+    network = make_network(make(name, **options), SHAPES[depth], seed=seed)
+    rows = CalibrationRows(network)
+    rows.add(*make_batch(SHAPES[depth], seed=seed))
+    own = rows.X, rows.y
+    other = make_batch(SHAPES[depth], seed=100 + seed)
+    if seed % 2:
+        calibrate(network, rows, 1)
+        own, other = (
+            (X, network.predict_proba(X).argmax(axis=1).astype(np.int32))
+            for X, _ in (own, other)
+        )
+        rows.y = own[1]
+    calibrate(network, rows, 1, *([other] if validate else []))
+    return network, rows, other if validate else own
+
+
+def oracle_settings(network, rows):
+    """For each value of the gates: thresholds and a function to a cross-entropy."""
+    gater = network.layers[0].gater
+    facts, own = gater.unit_facts, oracle_gater(gater)
+    parameters = oracle_parameters(network)
+    n_layers = len(network.layers)
+    for value, positive_only in zip(
+        facts["values"], facts["positive_only"], strict=True
+    ):
+        x, thresholds = rows.X.astype(np.float64), []
+        for layer in parameters.layers:
+            score = oracle.gater_pre_activation(layer, x)[1] + gater.noise.mean
+            n_above = round(gater.density * score.size)
+            threshold = np.sort(score, axis=None)[-n_above - 1]
+            thresholds.append(max(threshold, 0.0) if positive_only else threshold)
+            h = np.where(
+                score > thresholds[-1], oracle.gate_value(score, value, own), 0.0
+            )
+            x = (h * oracle.expert_output(layer, x)).T
+
+        def loss(X, y, thresholds=thresholds, value=value):
+            probability = oracle.predict_proba(
+                parameters,
+                X,
+                [own] * n_layers,
+                thresholds,
+                [value] * n_layers,
+                [gater.noise.mean] * n_layers,
+            )
+            return -np.log(probability[np.arange(len(y)), y]).mean()
+
+        yield thresholds, loss
+
+
+@pytest.mark.parametrize("depth", SHAPES)
+@pytest.mark.parametrize("name", [name for name in GATERS if name != "sigmoid"])
+def test_calibration_meets_the_density(name, depth):
+    network, rows, _ = calibrated(name, depth, 0, density=0.25)
+    (gates,) = network.gates(rows.X)
+    for layer, h in zip(network.layers, gates, strict=True):
+        if name == "rectifier":
+            assert layer.threshold >= 0
+        assert np.count_nonzero(h) == round(0.25 * h.size)
+
+
+@pytest.mark.parametrize("depth", SHAPES)
+def test_calibration_leaves_a_gate_that_always_fires(depth):
+    network, rows, _ = calibrated("sigmoid", depth, 0)
+    assert [(v.threshold, v.value) for v in network.layers] == [(-np.inf, 0)] * depth
+    (gates,) = network.gates(rows.X)
+    assert all((h != 0).all() for h in gates)
+
+
+def assert_chosen(network, value, thresholds):
+    """Every layer takes this value; its threshold is this, but for rounding."""
+    assert {layer.value for layer in network.layers} == {value}
+    actual = [layer.threshold for layer in network.layers]
+    np.testing.assert_allclose(actual, thresholds, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("validate", [False, True])
+@pytest.mark.parametrize("depth", SHAPES)
+@pytest.mark.parametrize("name", ["noisy_rectifier", "sts"])
+def test_the_value_with_the_lower_cross_entropy(name, depth, validate):
+    """On the validation rows if there are any; thresholds on the calibration rows."""
+    chosen = []
+    for seed in range(12):
+        network, rows, (X, y) = calibrated(
+            name, depth, seed, validate=validate, density=0.2
+        )
+        settings = list(oracle_settings(network, rows))
+        losses = [loss(X, y) for _, loss in settings]
+        assert abs(losses[0] - losses[1]) > 1e-5
+        best = int(np.argmin(losses))
+        if name == "noisy_rectifier" and min(settings[1][0]) <= 0:
+            best = 0
+        assert_chosen(network, best, settings[best][0])
+        chosen.append(best)
+    assert 3 <= sum(chosen) <= 9
+
+
+@pytest.mark.parametrize(("depth", "density"), [(1, 0.8), (2, 0.8), (2, 0.45)])
+def test_no_positive_value_below_a_threshold_of_zero(depth, density):
+    """Even where its cross-entropy is lower, and only one layer's threshold is."""
+    was_better = 0
+    for seed in range(24):
+        network, rows, (X, y) = calibrated(
+            "noisy_rectifier", depth, seed, density=density
+        )
+        settings = list(oracle_settings(network, rows))
+        if min(settings[1][0]) == 0:
+            losses = [loss(X, y) for _, loss in settings]
+            mixed = density == 0.8 or max(settings[1][0]) > 0
+            was_better += losses[1] < losses[0] and mixed
+            assert_chosen(network, 0, settings[0][0])
+    assert was_better > 2
+
+
+def test_a_rectifiers_threshold_is_not_negative():
+    network, rows, _ = calibrated("rectifier", 1, 0, density=0.8)
+    score = network.scores(0, rows.X)
+    assert network.layers[0].threshold == 0
+    ((h,),) = network.gates(rows.X)
+    np.testing.assert_array_equal(h.T != 0, score > 0)
+
+
+def test_calibration_again_changes_nothing():
+    network, rows, _ = calibrated("sts", 2, 3)
+    before = [(layer.threshold, layer.value) for layer in network.layers]
+    state = copy_of_state(network)
+    calibrate(network, rows, 2)
+    assert [(layer.threshold, layer.value) for layer in network.layers] == before
+    for name, values in copy_of_state(network).items():
+        np.testing.assert_array_equal(values, state[name])
+
+
+# ---------------------------------------------------------------------------
+# Schedule
+# ---------------------------------------------------------------------------
+
+
+def test_rates_stay_without_decay():
+    schedule = Schedule(32, learning_rate=0.3, gater_learning_rate=0.01)
+    assert [schedule.rates(epoch) for epoch in (0, 1, 500)] == [(0.3, 0.01)] * 3
+
+
+def test_rates_decay_down_to_a_floor():
+    schedule = Schedule(
+        32,
+        learning_rate=0.3,
+        gater_learning_rate=0.2,
+        learning_rate_decay=0.5,
+        learning_rate_min=0.04,
+    )
+    assert schedule.rates(0) == (0.3, 0.2)
+    assert schedule.rates(1) == (0.15, 0.1)
+    assert schedule.rates(2) == (0.075, 0.05)
+    assert schedule.rates(3) == (0.04, 0.04)
+    assert schedule.rates(10000) == (0.04, 0.04)
+
+
+def test_the_floor_raises_no_rate():
+    schedule = Schedule(
+        32, learning_rate=0.3, gater_learning_rate=0.01, learning_rate_min=0.1
+    )
+    assert schedule.rates(0) == (0.3, 0.01)
+    assert schedule.rates(9) == (0.3, 0.01)
+
+
+# ---------------------------------------------------------------------------
+# Trainer
+# ---------------------------------------------------------------------------
+
+
+def make_trainer(name="st", depth=1, **schedule):
+    network = make_network(make(name), SHAPES[depth])
+    return Trainer(network, Schedule(**{"batch_size": 8, **schedule}), 1)
+
+
+def test_an_epoch_is_a_pass_of_the_network():
+    trainer, other = make_trainer(depth=2), make_trainer(depth=2)
+    X, y = make_batch(SHAPES[2])
+    order = np.random.default_rng(0).permutation(len(X))
+    expected, _, _ = other.network.train(
+        X, y, order=order, batch_size=8, rates=(0.1, 0.1)
+    )
+    assert trainer.run_epoch(X, y, 0, order) == pytest.approx(expected, rel=1e-14)
+    first, second = (copy_of_state(t.network) for t in (trainer, other))
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, second[name], err_msg=name)
+    assert trainer.history.loss == [pytest.approx(expected, rel=1e-14)]
+    shares = [layer.fired.mean() / len(X) for layer in trainer.network.layers]
+    assert trainer.history.density == [pytest.approx(shares)]
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_an_epoch_in_several_calls(ordered, monkeypatch):
+    """The engine gets a few mini-batches a call; nothing depends on how many."""
+    X, y = make_batch(SHAPES[1])
+    order = np.random.default_rng(0).permutation(len(X)) if ordered else None
+    trainers = []
+    for n_batches in (512, 2):
+        monkeypatch.setattr(training, "BATCHES_PER_CALL", n_batches)
+        trainers.append(make_trainer(batch_size=6))
+        trainers[-1].run_epoch(X, y, 0, order)
+    losses = [trainer.history.loss[0] for trainer in trainers]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    assert trainers[0].history.density == trainers[1].history.density
+    first, second = (copy_of_state(trainer.network) for trainer in trainers)
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, second[name], err_msg=name)
+    assert trainers[0].network.step == trainers[1].network.step == 7
+
+
+def test_an_epochs_counts_are_its_own():
+    trainer = make_trainer()
+    X, y = make_batch(SHAPES[1])
+    trainer.run_epoch(X, y, 0)
+    trainer.network.layers[0].fired[:] = 10**6
+    trainer.run_epoch(X, y, 1)
+    assert max(trainer.history.density[1]) <= 1
+
+
+def test_an_epochs_rates_are_the_schedules():
+    X, y = make_batch(SHAPES[1])
+    rates = {"learning_rate": 0.2, "gater_learning_rate": 0.1}
+    decaying = make_trainer(**rates, learning_rate_decay=0.5)
+    decaying.run_epoch(X, y, 1)
+    expected = make_trainer()
+    expected.network.train(X, y, batch_size=8, rates=(0.1, 0.05))
+    first, second = (copy_of_state(t.network) for t in (decaying, expected))
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, second[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("group", "place"),
+    [
+        ("0.hidden", r"layer 1 \(hidden\)"),
+        ("0.expert", r"layer 1 \(expert\)"),
+        ("1.gate", r"layer 2 \(gate\)"),
+        ("readout", "readout"),
+    ],
+)
+def test_failure_names_epoch_and_layer(group, place):
+    """Of the lowest group; those above are spoiled by it or not, as the step goes."""
+    trainer = make_trainer("sigmoid", depth=2, learning_rate=1e-30)
+    dict(trainer.network.parameters())[group].weight[0, 0] = np.nan
+    X, y = make_batch(SHAPES[2])
+    trainer.network.train = lambda *args, **kwargs: (0.0, 0.0, 0)
+    with pytest.raises(ValueError, match=f"in epoch 7, in {place}\\."):
+        trainer.run_epoch(X, y, 6)
+
+
+@pytest.mark.parametrize("failed", [-1, 0])
+def test_failure_is_a_bad_loss_or_a_bad_weight(failed):
+    """Also a weight that only the last step of an epoch has spoiled."""
+    trainer = make_trainer()
+    X, y = make_batch(SHAPES[1])
+    trainer.network.train = lambda *args, **kwargs: (0.0, 0.0, failed)
+    if failed < 0:
+        trainer.run_epoch(X, y, 0)
+        trainer.network.readout.weight[0, 0] = np.inf
+        place = "readout"
+    else:
+        place = "the softmax's input"
+    with pytest.raises(ValueError, match=f"in epoch 1, in {place}\\."):
+        trainer.run_epoch(X, y, 0)
