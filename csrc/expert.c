@@ -60,38 +60,40 @@ static void expert_forward(float *H, int64_t *reads, const float *x, int64_t ld_
 #undef TILE
 }
 
-/* The part of a gradient that N vectors hold: sum over the active rows of dH[b] x_b. */
-#define START(i) sn_vec sum##i = {0};
+/* The part of a sum that N vectors hold: out += c[b] x_b over the active rows. */
+#define START(i) sn_vec sum##i = sn_load(out + i * SN_LANES);
 #define STEP(i) sum##i += weight * sn_load(input + i * SN_LANES);
-#define FINISH(i) sn_store(gradient + i * SN_LANES, sum##i);
-#define DEFINE_GRADIENT_TILE(N)                                                        \
-    static void gradient_tile_##N(float *gradient, const float *dH, const float *x,    \
-                                  int64_t ld_x, const int32_t *rows, int32_t count)    \
+#define FINISH(i) sn_store(out + i * SN_LANES, sum##i);
+#define DEFINE_SUM_TILE(N)                                                             \
+    static void expert_sum_##N(float *out, const float *c, const float *x,             \
+                               int64_t ld_x, const int32_t *rows, int32_t count)       \
     {                                                                                  \
         SN_EACH_##N(START)                                                             \
         for (int32_t j = 0; j < count; j++) {                                          \
             const float *input = x + rows[j] * ld_x;                                   \
-            const float weight = dH[rows[j]];                                          \
+            const float weight = c[rows[j]];                                           \
             SN_EACH_##N(STEP)                                                          \
         }                                                                              \
         SN_EACH_##N(FINISH)                                                            \
     }
-DEFINE_GRADIENT_TILE(8)
-DEFINE_GRADIENT_TILE(1)
+DEFINE_SUM_TILE(8)
+DEFINE_SUM_TILE(1)
+#undef DEFINE_SUM_TILE
 #undef START
 #undef STEP
 #undef FINISH
 
-/* gradient = sum over the active rows, ascending, of dH[b] x_b.
-   OUT gradient (n). IN dH (B), x (B, ld_x), rows (count), n a multiple of SN_PAD. */
-static void expert_gradient(float *gradient, const float *dH, const float *x,
-                            int64_t ld_x, int64_t n, const int32_t *rows, int32_t count)
+/* out += sum over the active rows, ascending, of c[b] x_b: with c = dH the gradient of
+   the expert's weights, with c = -rate dH their update.
+   INOUT out (n). IN c (B), x (B, ld_x), rows (count), n a multiple of SN_PAD. */
+static void expert_sum(float *out, const float *c, const float *x, int64_t ld_x,
+                       int64_t n, const int32_t *rows, int32_t count)
 {
     int64_t d = 0;
     for (; d + 8 * SN_LANES <= n; d += 8 * SN_LANES)
-        gradient_tile_8(gradient + d, dH, x + d, ld_x, rows, count);
+        expert_sum_8(out + d, c, x + d, ld_x, rows, count);
     for (; d < n; d += SN_LANES)
-        gradient_tile_1(gradient + d, dH, x + d, ld_x, rows, count);
+        expert_sum_1(out + d, c, x + d, ld_x, rows, count);
 }
 
 /* dx_b[begin:end] += dH[b] w_k[begin:end] for the active rows of expert k.

@@ -30,10 +30,13 @@ static inline int64_t sn_longest_row(const sn_network *net)
     return longest;
 }
 
-/* Floats of scratch of one thread: six gate rows, one row and 32 rows of weights. */
+/* Floats of scratch of one thread: six gate rows, one row of weights, and 32 rows of
+   weights or of gates. */
 static inline int64_t sn_scratch_size(const sn_network *net)
 {
-    return 6 * net->ld_rows + 33 * sn_longest_row(net);
+    const int64_t longest = sn_longest_row(net);
+    const int64_t panel_row = longest > net->ld_rows ? longest : net->ld_rows;
+    return 6 * net->ld_rows + longest + 32 * panel_row;
 }
 
 #endif

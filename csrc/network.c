@@ -105,7 +105,7 @@ typedef struct {
     int training;
     gate_scratch gate;
     float *row;     /* gradient of one expert's row */
-    float *panel;   /* (UPDATE_ROWS, ...) gradients of dense rows */
+    float *panel;   /* UPDATE_ROWS gradients of dense rows, or of pre-activations */
 } sn_pass;
 
 /* Gates and experts of one layer, block by block, and their part of the readout. */
@@ -234,19 +234,32 @@ static void update_readout(sn_network *net, const sn_layer *layer, int64_t k,
     update_row(&net->readout, k, gradient, 0.0f, &optimizer);
 }
 
-/* Expert k's gradient from dH, left in layer->expert_output, and its update. */
+/* Expert k's update from dH, which is left in layer->expert_output and may be lost. */
 static void update_expert(sn_network *net, sn_layer *layer, int64_t k, const float *x,
                           float *gradient)
 {
-    const float *dH = layer->expert_output + k * net->ld_rows;
+    sn_parameters *expert = &layer->expert;
+    float *dH = layer->expert_output + k * net->ld_rows, *out = gradient;
     const int32_t *rows = layer->rows + k * net->ld_rows, count = layer->count[k];
-    if (count == 0)
+    const int plain = is_plain_sgd(expert, &net->main);
+    if (count == 0 || is_frozen(&net->main))
         return;
     float bias_gradient = 0.0f;
     for (int32_t j = 0; j < count; j++)
         bias_gradient += dH[rows[j]];
-    expert_gradient(gradient, dH, x, layer->ld_inputs, layer->ld_inputs, rows, count);
-    update_row(&layer->expert, k, gradient, bias_gradient, &net->main);
+    if (plain) {
+        out = expert->weight + k * expert->ld;
+        begin_plain(expert, k, &net->main);
+        for (int32_t j = 0; j < count; j++)
+            dH[rows[j]] *= -net->main.learning_rate;
+    } else {
+        memset(out, 0, (size_t)expert->ld * sizeof *out);
+    }
+    expert_sum(out, dH, x, expert->ld, expert->ld, rows, count);
+    if (plain)
+        end_plain(expert, k, bias_gradient, &net->main);
+    else
+        update_row(expert, k, gradient, bias_gradient, &net->main);
 }
 
 /* Unit k's gradients of h (OUT dh, cleared by the caller) and of H (left in its place),
@@ -352,47 +365,58 @@ static void gater_input_gradient(const sn_layer *layer, float *dx, int64_t n_row
                       smaller(width, ld - d));
 }
 
-/* The gater's two dense layers: gradients of UPDATE_ROWS rows, then their update while they are in cache; then the control of the firing rate. */
-static void update_gates(sn_network *net, sn_layer *layer, const sn_pass *pass)
+/* Update of `width` units of a dense layer, from the gradient c of their
+   pre-activations, at c + i * ld_unit + b * ld_row, and the layer's input v. */
+static void update_dense(sn_parameters *p, int64_t first, int64_t width,
+                         const sn_optimizer *optimizer, const float *c, int64_t ld_unit,
+                         int64_t ld_row, const float *v, const sn_pass *pass)
 {
-    const int64_t ld = layer->ld_hidden;
+    const int64_t ld = p->ld, n_rows = pass->n_rows;
+    const int plain = is_plain_sgd(p, optimizer);
+    float *scratch = pass->panel, bias_gradient[UPDATE_ROWS] = {0.0f};
+    if (is_frozen(optimizer))
+        return;
+    for (int64_t i = 0; i < width; i++)
+        for (int64_t b = 0; b < n_rows; b++)
+            bias_gradient[i] += c[i * ld_unit + b * ld_row];
+    if (plain) {
+        for (int64_t i = 0; i < width; i++) {
+            begin_plain(p, first + i, optimizer);
+            for (int64_t b = 0; b < n_rows; b++)
+                scratch[i * n_rows + b] =
+                    -optimizer->learning_rate * c[i * ld_unit + b * ld_row];
+        }
+        dense_sum(p->weight + first * ld, ld, scratch, n_rows, 1, width, v, ld, n_rows,
+                  ld);
+    } else {
+        memset(scratch, 0, (size_t)(width * ld) * sizeof *scratch);
+        dense_sum(scratch, ld, c, ld_unit, ld_row, width, v, ld, n_rows, ld);
+    }
+    for (int64_t i = 0; i < width; i++)
+        if (plain)
+            end_plain(p, first + i, bias_gradient[i], optimizer);
+        else
+            update_row(p, first + i, scratch + i * ld, bias_gradient[i], optimizer);
+}
+
+/* The gater's two dense layers, UPDATE_ROWS units at a time; with the gates, the control
+   of their firing rate. */
+static void update_gater(sn_network *net, sn_layer *layer, const float *x,
+                         const sn_pass *pass)
+{
 #pragma omp for schedule(dynamic)
     for (int64_t k = 0; k < layer->n_units; k += UPDATE_ROWS) {
         const int64_t width = smaller(UPDATE_ROWS, layer->n_units - k);
-        const float *da = layer->da + k * net->ld_rows;
-        memset(pass->panel, 0, (size_t)(width * ld) * sizeof *pass->panel);
-        dense_sum(pass->panel, ld, da, net->ld_rows, 1, width, layer->hidden_output, ld,
-                  pass->n_rows, ld);
-        for (int64_t i = 0; i < width; i++) {
-            float bias_gradient = 0.0f;
-            for (int64_t b = 0; b < pass->n_rows; b++)
-                bias_gradient += da[i * net->ld_rows + b];
-            update_row(&layer->gate, k + i, pass->panel + i * ld, bias_gradient,
-                       &net->gater);
+        update_dense(&layer->gate, k, width, &net->gater, layer->da + k * net->ld_rows,
+                     net->ld_rows, 1, layer->hidden_output, pass);
+        for (int64_t i = 0; i < width; i++)
             control_firing_rate(layer, k + i, pass->n_rows);
-        }
     }
-}
-
-static void update_hidden(sn_network *net, sn_layer *layer, const float *x,
-                          const sn_pass *pass)
-{
-    const int64_t ld = layer->ld_inputs;
 #pragma omp for schedule(dynamic)
-    for (int64_t m = 0; m < layer->n_hidden; m += UPDATE_ROWS) {
-        const int64_t width = smaller(UPDATE_ROWS, layer->n_hidden - m);
-        const float *du = layer->hidden_gradient + m;
-        memset(pass->panel, 0, (size_t)(width * ld) * sizeof *pass->panel);
-        dense_sum(pass->panel, ld, du, 1, layer->ld_hidden, width, x, ld, pass->n_rows,
-                  ld);
-        for (int64_t i = 0; i < width; i++) {
-            float bias_gradient = 0.0f;
-            for (int64_t b = 0; b < pass->n_rows; b++)
-                bias_gradient += du[b * layer->ld_hidden + i];
-            update_row(&layer->hidden, m + i, pass->panel + i * ld, bias_gradient,
-                       &net->gater);
-        }
-    }
+    for (int64_t m = 0; m < layer->n_hidden; m += UPDATE_ROWS)
+        update_dense(&layer->hidden, m, smaller(UPDATE_ROWS, layer->n_hidden - m),
+                     &net->gater, layer->hidden_gradient + m, 1, layer->ld_hidden, x,
+                     pass);
 }
 
 static void layer_backward(sn_network *net, int64_t l, const sn_pass *pass)
@@ -406,8 +430,7 @@ static void layer_backward(sn_network *net, int64_t l, const sn_pass *pass)
         experts_input_gradient(net, l, x, dx, pass);
         gater_input_gradient(layer, dx, pass->n_rows);
     }
-    update_gates(net, layer, pass);
-    update_hidden(net, layer, x, pass);
+    update_gater(net, layer, x, pass);
 }
 
 static void update_readout_bias(sn_network *net, int64_t n_rows, float *gradient)

@@ -233,9 +233,8 @@ typedef struct {
     void (*expert_forward)(float *H, int64_t *reads, const float *x, int64_t ld_x,
                            const sn_parameters *expert, int64_t k,
                            const int32_t *rows, int32_t count);
-    void (*expert_gradient)(float *gradient, const float *dH, const float *x,
-                            int64_t ld_x, int64_t n, const int32_t *rows,
-                            int32_t count);
+    void (*expert_sum)(float *out, const float *c, const float *x, int64_t ld_x,
+                       int64_t n, const int32_t *rows, int32_t count);
     void (*expert_input_gradient)(float *dx, int64_t ld_dx, const sn_parameters *expert,
                                   int64_t k, const float *dH, const int32_t *rows,
                                   int32_t count, int64_t begin, int64_t end);

@@ -58,13 +58,43 @@ static void limit_norm(float *w, int64_t n, float limit)
         w[i] *= scale;
 }
 
+/* Plain SGD is linear in the gradient: a kernel can add it to the weights as it sums it
+   up, between `begin_plain` and `end_plain`, and no gradient is ever stored. */
+static int is_plain_sgd(const sn_parameters *p, const sn_optimizer *o)
+{
+    return o->solver == SN_SGD && !p->weight_state[0];
+}
+
+static int is_frozen(const sn_optimizer *o)
+{
+    return o->solver != SN_GRADIENT && o->learning_rate == 0.0f;
+}
+
+static void begin_plain(sn_parameters *p, int64_t row, const sn_optimizer *o)
+{
+    float *w = p->weight + row * p->ld;
+    const float keep = 1.0f - o->learning_rate * o->decay;
+    if (keep != 1.0f)
+        for (int64_t i = 0; i < p->ld; i++)
+            w[i] *= keep;
+}
+
+static void end_plain(sn_parameters *p, int64_t row, float bias_gradient,
+                      const sn_optimizer *o)
+{
+    if (p->bias)
+        p->bias[row] -= o->learning_rate * bias_gradient;
+    if (o->max_norm > 0.0f)
+        limit_norm(p->weight + row * p->ld, p->ld, o->max_norm);
+}
+
 /* One step on row `row` of p. L2 decay and max-norm act on weights, not on biases.
    INOUT p. IN gradient (p->ld) with zero padding; bias_gradient, where p has biases. */
 static void update_row(sn_parameters *p, int64_t row, const float *gradient,
                        float bias_gradient, const sn_optimizer *o)
 {
-    if (o->learning_rate == 0.0f && o->solver != SN_GRADIENT)
-        return; /* frozen: max-norm does not act either */
+    if (is_frozen(o))
+        return; /* max-norm does not act either */
     float *w = p->weight + row * p->ld, *state[2], *bias_state[2];
     float *bias = p->bias ? p->bias + row : NULL;
     for (int i = 0; i < 2; i++) {

@@ -391,7 +391,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
             X, X_held, codes, codes_held = self._split(X, codes)
             validation = X_held, codes_held
 
-        network = self._network if warm else self._new_network(X.shape[1], len(classes))
+        network = self._network if warm else self._new_network(X, len(classes))
         calibration = CalibrationRows(network)
         calibration.add(X, codes)
         n_threads = effective_n_threads(self.n_jobs)
@@ -454,7 +454,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
             )
         codes = np.searchsorted(self.classes_, y).astype(np.int32)
         if first:
-            self._network = self._new_network(X.shape[1], len(self.classes_))
+            self._network = self._new_network(X, len(self.classes_))
             self._calibration = CalibrationRows(self._network)
             self.n_iter_, self.t_ = 0, 0
             self.loss_curve_, self.density_curve_ = [], []
@@ -519,7 +519,8 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
             )
         return sizes, gater_sizes
 
-    def _new_network(self, n_inputs, n_classes):
+    def _new_network(self, X, n_classes):
+        """The network before the first step, which sees the first mini-batch."""
         sizes, gater_sizes = self._sizes()
         main = Optimizer(
             solver=self.solver,
@@ -537,7 +538,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
             gater_momentum = self.gater_momentum
         gater_rate = self._gater_learning_rate()
         return Network(
-            n_inputs,
+            X.shape[1],
             n_classes,
             sizes,
             gater_sizes,
@@ -552,6 +553,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
             ),
             initialization=self.initialization,
             seed=_seed(self.random_state),
+            rows=X[: self._schedule(len(X)).batch_size],
         )
 
     def _gater_learning_rate(self):

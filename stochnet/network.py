@@ -131,6 +131,9 @@ class Network:
     initialization : {"sparse", "glorot", "authors"}
     seed : int
         In [0, 2^64): the key of all that is random.
+    rows : ndarray of shape (n, n_inputs), float32, optional
+        Examples on which "sparse" sees how far inputs move the gates; standard normal
+        numbers by default.
     """
 
     def __init__(
@@ -144,6 +147,7 @@ class Network:
         gater_optimizer,
         initialization="sparse",
         seed=0,
+        rows=None,
     ):
         self.n_inputs, self.n_classes = n_inputs, n_classes
         self.main, self.gater = main, gater_optimizer
@@ -165,6 +169,8 @@ class Network:
         self._flat = [aligned_zeros(size) for _ in range(1 + n_states)]
         self._make_views()
         self._initialize(initialization)
+        if initialization == "sparse":
+            self._balance(rows)
 
     # ---- memory: one flat array of parameters, one of each state, named views ----
 
@@ -281,11 +287,6 @@ class Network:
                 _sparse_normal(layer.gate, draw)
             else:
                 _glorot(layer.gate, draw, factor=1.0 if how == "glorot" else 4.0)
-            if how == "sparse":
-                # tanh units of standardised inputs have a variance of about 0.4
-                scale = np.sqrt(np.mean(layer.gate.values.astype(float) ** 2))
-                spread = float(scale) * np.sqrt(0.4 * layer.n_hidden)
-                layer.gate.bias_values[:] = layer.gater.initial_bias(spread)
         draw = self.generator(0, len(self.layers))
         if how == "authors":
             binary = self.layers[-1].gater.unit == "bernoulli"
@@ -295,6 +296,21 @@ class Network:
             )
         else:
             _glorot(self.readout, draw)
+
+    def _balance(self, rows):
+        """Set gate biases at which units fire with about the target density."""
+        if rows is None:
+            draw = self.generator(2)
+            rows = draw.standard_normal((64, self.n_inputs), dtype=np.float32)
+        for i, layer in enumerate(self.layers):
+            scores = self.scores(i, rows).astype(float) - layer.gater.noise.mean
+            bias = layer.gater.initial_bias(np.sqrt(np.mean(scores**2)))
+            layer.gate.bias_values[:] = bias
+            # the layers above see this one as sparse as it is going to be
+            layer.threshold = np.quantile(scores, 1 - layer.gater.density)
+            layer.threshold += bias + layer.gater.noise.mean
+        for layer in self.layers:
+            layer.threshold = -np.inf
 
     # ---- training ------------------------------------------------------------------
 

@@ -206,7 +206,7 @@ cdef extern from "stochnet.h":
         void (*expert_forward)(
             float *, int64_t *, const float *, int64_t, const sn_parameters *, int64_t,
             const int32_t *, int32_t) noexcept nogil
-        void (*expert_gradient)(
+        void (*expert_sum)(
             float *, const float *, const float *, int64_t, int64_t, const int32_t *,
             int32_t) noexcept nogil
         void (*expert_input_gradient)(

@@ -89,7 +89,7 @@ def gradient(dH, x, h):
     for k in range(dH.shape[0]):
         rows = active_rows(h[k])
         count = len(rows)
-        engine.expert_gradient(
+        engine.expert_sum(
             start + k * ld, slopes + k * ld_rows, inputs, ld, ld,
             integers(rows, count), count
         )
