@@ -120,8 +120,9 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         Initial learning rate of experts and softmax. With solver="adam", values near
         0.001 are usual.
     gater_learning_rate_init : float or "auto", default="auto"
-        Initial learning rate of the gaters. "auto" is ``learning_rate_init``, five
-        times that for "sts", whose gates have smaller gradients; 0 leaves the gaters'
+        Initial learning rate of the gaters. "auto" is ``learning_rate_init`` for binary
+        gates and the sigmoid; others have smaller gradients, and it is 5 times that for
+        "sts" and "rectifier", 10 times for "noisy_rectifier". 0 leaves the gaters'
         weights as they were drawn, and their biases too with ``firing_rate_step=0``.
     learning_rate_decay : float in (0, 1], default=1.0
         Factor on both learning rates after each epoch of `fit`.

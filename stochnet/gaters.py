@@ -67,6 +67,7 @@ GATERS = {
         "max(0, a + z) with Gaussian or logistic z (Sec. 2.1)",
         noise="gaussian",
         noises=("gaussian", "logistic"),
+        learning_rate_factor=10.0,
     ),
     "sts": NamedGater(
         "sts",
@@ -89,7 +90,12 @@ GATERS = {
         "stochastic binary neuron with straight-through gradient (Sec. 4)",
     ),
     "rectifier": NamedGater(
-        "rectifier", "pathwise", "l1", "max(0, a), without noise", baseline=True
+        "rectifier",
+        "pathwise",
+        "l1",
+        "max(0, a), without noise",
+        learning_rate_factor=5.0,
+        baseline=True,
     ),
     "sigmoid": NamedGater(
         "sigmoid",

@@ -1,0 +1,175 @@
+"""Kernels alone, with fresh gates in each repeat and threads that share out units."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from stochnet._kernels import timing
+from stochnet._kernels.arrays import aligned_zeros, padded_rows, row_length
+from stochnet.bench.limits import best_seconds
+from stochnet.bench.shapes import SEED
+
+#: Most row indices that all sets of gates have together.
+_MOST_INDICES = 1 << 24
+_MOST_SETS = 8
+
+
+class Shared:
+    """A kernel's repeats as a contender: threads share out units.
+
+    Parameters
+    ----------
+    kernel : callable
+        Takes first unit, last unit and repeats.
+    n_units : int
+    pool : ThreadPoolExecutor
+    n_threads : int
+    repeats : int
+        Units of work in one call.
+    """
+
+    def __init__(self, kernel, n_units, pool, n_threads, repeats):
+        self.kernel, self.pool, self.repeats = kernel, pool, repeats
+        edges = np.linspace(0, n_units, n_threads + 1).astype(int)
+        self.ranges = list(zip(edges[:-1], edges[1:], strict=True))
+
+    def __call__(self):
+        """Run all units `repeats` times and wait."""
+        jobs = [self.pool.submit(self.kernel, *r, self.repeats) for r in self.ranges]
+        for job in jobs:
+            job.result()
+
+
+@dataclass
+class Kernel:
+    """What there is to time, and what it takes.
+
+    Attributes
+    ----------
+    name : str
+    run : callable
+        Takes first unit, last unit and repeats.
+    n_units : int
+    flops, n_bytes, working_set : float
+        Of one repeat. Each byte counts once: what is read, what is written.
+    product : (ndarray, ndarray)
+        The dense matrix product that does the same for all units and rows.
+    """
+
+    name: str
+    run: callable
+    n_units: int
+    flops: float
+    n_bytes: float
+    working_set: float
+    product: tuple
+
+    def contender(self, pool, n_threads):
+        """A `Shared` contender with enough repeats for one call to last."""
+        repeats = max(1, int(1e9 / max(self.flops, self.n_bytes, 1)))
+        return Shared(self.run, self.n_units, pool, n_threads, repeats)
+
+
+def make_pool(n_threads):
+    """Threads for `Kernel.contender`."""
+    return ThreadPoolExecutor(n_threads)
+
+
+def dense_rate(n_threads, repeats):
+    """Operations per second of the dense kernel with panels that fit in cache."""
+    n_units, n_rows, n = 256 * n_threads, 128, 1024
+    x = padded_rows(np.ones((n_rows, n)))
+    weight = padded_rows(np.ones((n_units, n)))
+    out = np.zeros((n_units, n_rows), dtype=np.float32)
+
+    def kernel(*part):
+        timing.dense_forward(out, x, weight, *part)
+
+    with make_pool(n_threads) as pool:
+        run = Shared(kernel, n_units, pool, n_threads, 5)
+        seconds = best_seconds(run, repeats)
+    return 2 * n_units * n_rows * n * run.repeats / seconds
+
+
+def random_gates(n_units, n_rows, density):
+    """Sets of active rows, (n_sets, n_units, n_rows), and their counts."""
+    generator = np.random.default_rng(SEED)
+    n_sets = int(np.clip(_MOST_INDICES // (n_units * n_rows), 1, _MOST_SETS))
+    fires = generator.random((n_sets, n_units, n_rows), dtype=np.float32) < density
+    rows = np.argsort(~fires, axis=2, kind="stable").astype(np.int32)
+    return rows, fires.sum(axis=2, dtype=np.int32)
+
+
+def expert_kernels(network, X, density):
+    """Yield forward pass and update of the first layer's experts.
+
+    Also returns, with each, the density of its gates.
+    """
+    expert, n_rows = network.layers[0].expert, len(X)
+    n_units, D = expert.values.shape
+    rows, counts = random_gates(n_units, n_rows, density)
+    x = padded_rows(X)
+    generator = np.random.default_rng(SEED)
+    # too small to move a weight anywhere
+    dH = generator.standard_normal((n_units, n_rows), dtype=np.float32) * 1e-6
+    H, reads = np.zeros_like(dH), np.zeros(n_units, dtype=np.int64)
+    # per repeat: pairs that are computed, experts that are touched
+    pairs = counts.sum() / len(counts)
+    weights = 4 * D * np.count_nonzero(counts) / len(counts)
+    measured = float(pairs / (n_units * n_rows))
+    inputs = 4 * D * n_rows
+    resident = expert.weight.nbytes + x.nbytes
+    yield (
+        Kernel(
+            "expert forward",
+            lambda *r: timing.expert_forward(H, reads, x, expert, rows, counts, *r),
+            n_units,
+            2 * pairs * D,
+            weights + inputs,
+            resident,
+            (expert.values, X.T),
+        ),
+        measured,
+    )
+    yield (
+        Kernel(
+            "expert update",
+            lambda *r: timing.expert_sum(expert.weight, dH, x, rows, counts, *r),
+            n_units,
+            2 * pairs * D,
+            2 * weights + inputs,
+            resident,
+            (dH, X),
+        ),
+        measured,
+    )
+
+
+def dense_kernels(network, X):
+    """Yield forward pass and weight gradient of the gater's first dense layer."""
+    hidden, n_rows = network.layers[0].hidden, len(X)
+    M, D = hidden.values.shape
+    x = padded_rows(X)
+    du = np.full((M, n_rows), 1e-6, dtype=np.float32)
+    out = np.zeros((M, n_rows), dtype=np.float32)
+    gradient = aligned_zeros(M * row_length(D)).reshape(M, -1)
+    flops, n_bytes = 2 * M * D * n_rows, 4 * (M * D + n_rows * D + M * n_rows)
+    yield Kernel(
+        "dense forward",
+        lambda *r: timing.dense_forward(out, x, hidden.weight, *r),
+        M,
+        flops,
+        n_bytes,
+        n_bytes,
+        (hidden.values, X.T),
+    )
+    yield Kernel(
+        "dense sum",
+        lambda *r: timing.dense_sum(gradient, du, x, *r),
+        M,
+        flops,
+        n_bytes,
+        n_bytes,
+        (du, X),
+    )

@@ -1,0 +1,95 @@
+"""Timing of contenders in turns, so that what the machine does meanwhile hits all."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+#: Shortest sample, in seconds: shorter work is repeated within a sample.
+SHORTEST_SAMPLE = 0.01
+
+#: Between two contenders: OpenMP's threads of the last one spin for about as long.
+PAUSE = 0.006
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one unit of work.
+
+    Attributes
+    ----------
+    median : float
+    spread : float
+        Interquartile range over median.
+    n_samples : int
+    """
+
+    median: float
+    spread: float
+    n_samples: int
+
+
+def summarize(samples):
+    """The `Timing` of samples in seconds."""
+    low, median, high = np.percentile(samples, [25, 50, 75])
+    return Timing(float(median), float((high - low) / median), len(samples))
+
+
+def interleave(
+    contenders,
+    *,
+    seconds=3.0,
+    min_rounds=5,
+    max_rounds=50,
+    clock=time.perf_counter,
+    pause=time.sleep,
+):
+    """Time contenders in turns: A B C A B C ..., after a warm-up of each.
+
+    Parameters
+    ----------
+    contenders : dict of str to callable
+        A call does one unit of work, or as many as its attribute `repeats` says.
+    seconds : float
+        No further round begins after that, once there are `min_rounds`.
+    min_rounds, max_rounds : int
+    clock, pause : callable
+        Replaceable for tests.
+
+    Returns
+    -------
+    dict of str to Timing
+    """
+    calls = {name: _calls_per_sample(run, clock) for name, run in contenders.items()}
+    samples = {name: [] for name in contenders}
+    start = clock()
+    for n_rounds in range(max_rounds):
+        if n_rounds >= min_rounds and clock() - start > seconds:
+            break
+        for name, run in contenders.items():
+            pause(PAUSE)
+            samples[name].append(_sample(run, calls[name], clock))
+    return {name: summarize(values) for name, values in samples.items()}
+
+
+def _calls_per_sample(run, clock):
+    """Warm up, and see how many calls make a sample that is long enough."""
+    run()
+    shortest = math.inf
+    for _ in range(3):  # one could be interrupted, and look long
+        start = clock()
+        run()
+        shortest = min(shortest, max(clock() - start, 1e-9))
+        if shortest > 10 * SHORTEST_SAMPLE:
+            break
+    return max(1, math.ceil(SHORTEST_SAMPLE / shortest))
+
+
+def _sample(run, n_calls, clock):
+    if n_calls > 1:
+        run()  # brings the contender's data and threads back; long work does it itself
+    start = clock()
+    for _ in range(n_calls):
+        run()
+    return (clock() - start) / (n_calls * getattr(run, "repeats", 1))
