@@ -4,9 +4,8 @@ import argparse
 import itertools
 import os
 import sys
-from importlib.util import find_spec
 
-from stochnet.bench import limits, report, tasks
+from stochnet.bench import kernels, limits, report, tasks
 from stochnet.bench.shapes import SHAPES, Case
 
 #: With --quick: what is timed, in well under a minute on two cores.
@@ -105,26 +104,16 @@ def measure_limits(parsed, with_torch):
             n_threads,
             products,
             repeats=repeats,
-            own_rate=_own_rate(n_threads, repeats),
+            own_rate=kernels.dense_rate(n_threads, repeats),
             at_least=found.get(1),
         )
     return found
-
-
-def _own_rate(n_threads, repeats):
-    try:
-        from stochnet.bench import kernels
-    except ImportError:
-        return 0.0
-    return kernels.dense_rate(n_threads, repeats)
 
 
 def main(arguments=None):
     """Run what the command line asks for; returns the document for JSON."""
     parsed, notes = parse(arguments), []
     with_torch = None if parsed.no_torch else load_torch(notes)
-    if find_spec("stochnet._kernels.timing") is None and "kernel" in parsed.task:
-        notes.append("This build cannot time kernels alone.")
     machine = limits.machine()
     if machine["load"] and machine["load"][0] > machine["cpus"] / 4:
         notes.append("Other programs load the machine: do not trust the ratios.")

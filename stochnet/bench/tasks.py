@@ -9,7 +9,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from stochnet.bench import agreement, memory, with_sklearn, with_stochnet
+from stochnet.bench import (
+    agreement,
+    kernels,
+    memory,
+    with_sklearn,
+    with_stochnet,
+)
 from stochnet.bench.shapes import (
     DENSITY_TOLERANCE,
     LEARNING_RATE,
@@ -191,10 +197,6 @@ def _against_torch(case, densities, timings, notes, options):
 
 def run_kernel(case, options):
     """Yield a result for each kernel, beside the dense product of all units."""
-    try:
-        from stochnet.bench import kernels
-    except ImportError:
-        return  # the build has no module to time kernels with; the command line says so
     X = make_data(case.sizes, case.batch, 1).X
     network = make_network(case.sizes, case.density)
     with kernels.make_pool(case.threads) as pool:
