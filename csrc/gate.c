@@ -92,27 +92,30 @@ static void gate_predict(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld_
 {
     const sn_unit *unit = unit_table[layer->unit];
     float *a = layer->a + k * ld_rows, *h = layer->h + k * ld_rows;
-    int32_t *rows = layer->rows + k * ld_rows;
+    int32_t *rows = layer->rows + k * ld_rows, count = 0;
     const int64_t n = padded(n_rows);
-    const float mean = layer->noise.mean;
-    const int32_t draw_only = layer->noise.draw_only; /* the value never had noise */
-    add_bias(a, layer->gate.bias[k] + (draw_only ? 0.0f : mean), n_rows, n);
+    const float bias = layer->gate.bias[k], mean = layer->noise.mean;
     const sn_unit_row row = {n, a, a, a, &layer->noise};
-    unit->value(h, layer->value, &row);
-    if (draw_only)
+    if (layer->noise.draw_only) { /* the value never had noise */
+        add_bias(a, bias, n_rows, n);
+        unit->value(h, layer->value, &row);
         add_bias(a, mean, n_rows, n);
-    if (unit->always_fires) {
-        layer->count[k] = all_rows(rows, n_rows);
-        return;
+    } else {
+        add_bias(a, bias + mean, n_rows, n);
     }
-    int32_t count = 0;
-    for (int32_t b = 0; b < (int32_t)n_rows; b++) {
-        const int fires = a[b] > layer->threshold;
-        h[b] = fires ? h[b] : 0.0f;
-        rows[count] = b;
-        count += fires;
-    }
+    if (unit->always_fires)
+        count = all_rows(rows, n_rows);
+    else
+        for (int32_t b = 0; b < (int32_t)n_rows; b++) {
+            rows[count] = b;
+            count += a[b] > layer->threshold;
+        }
     layer->count[k] = count;
+    if (count > 0 && !layer->noise.draw_only)
+        unit->value(h, layer->value, &row);
+    if (!unit->always_fires)
+        for (int64_t b = 0; b < n_rows; b++)
+            h[b] = a[b] > layer->threshold ? h[b] : 0.0f;
 }
 
 /* da row k = gradient of the penalty; the estimator adds to it later. Done in the
