@@ -31,8 +31,6 @@ static void add_bias(float *restrict a, float bias, int64_t n_rows, int64_t n)
         a[b] = 0.0f;
 }
 
-enum { GATE_SCRATCH_ROWS = 6 };
-
 /* Scratch rows of a thread, (GATE_SCRATCH_ROWS, ld_rows). */
 typedef struct {
     float *z, *noisy, *probability, *probability_slope, *slope, *output_gradient;
@@ -86,23 +84,32 @@ static sn_unit_row gate_forward(sn_layer *layer, int64_t k, int64_t n_rows,
     return row;
 }
 
-/* Gates of unit k at prediction (App. A.3): noise replaced by its mean, gates at or
-   below the layer's threshold are zero. */
+/* Prediction replaces noise by its mean (App. A.3), in two steps. First a row k becomes
+   what the gate's value sees, which noise on the draw alone never reaches; */
+static void gate_value_input(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld_rows)
+{
+    const float mean = layer->noise.draw_only ? 0.0f : layer->noise.mean;
+    add_bias(layer->a + k * ld_rows, layer->gate.bias[k] + mean, n_rows, padded(n_rows));
+}
+
+/* then the score that is compared with the threshold. */
+static void gate_score(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld_rows)
+{
+    if (layer->noise.draw_only)
+        add_bias(layer->a + k * ld_rows, layer->noise.mean, n_rows, padded(n_rows));
+}
+
+/* Gates of unit k at prediction: at or below the layer's threshold they are zero. */
 static void gate_predict(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld_rows)
 {
     const sn_unit *unit = unit_table[layer->unit];
     float *a = layer->a + k * ld_rows, *h = layer->h + k * ld_rows;
     int32_t *rows = layer->rows + k * ld_rows, count = 0;
-    const int64_t n = padded(n_rows);
-    const float bias = layer->gate.bias[k], mean = layer->noise.mean;
-    const sn_unit_row row = {n, a, a, a, &layer->noise};
-    if (layer->noise.draw_only) { /* the value never had noise */
-        add_bias(a, bias, n_rows, n);
+    const sn_unit_row row = {padded(n_rows), a, a, a, &layer->noise};
+    gate_value_input(layer, k, n_rows, ld_rows);
+    if (layer->noise.draw_only)
         unit->value(h, layer->value, &row);
-        add_bias(a, mean, n_rows, n);
-    } else {
-        add_bias(a, bias + mean, n_rows, n);
-    }
+    gate_score(layer, k, n_rows, ld_rows);
     if (unit->always_fires)
         count = all_rows(rows, n_rows);
     else

@@ -4,6 +4,9 @@
 
 #include "stochnet.h"
 
+/* Gate rows of a thread's scratch, and units of a dense layer updated at once. */
+enum { GATE_SCRATCH_ROWS = 6, UPDATE_ROWS = 32 };
+
 /* n rounded up to whole vectors */
 static inline int64_t padded(int64_t n)
 {
@@ -18,6 +21,11 @@ static inline int64_t sn_block_width(int64_t n_units)
     return width < 16 ? 16 : width;
 }
 
+static inline int64_t sn_block_count(int64_t n_units)
+{
+    return (n_units - 1) / sn_block_width(n_units) + 1;
+}
+
 /* Longest row of weights, in floats. */
 static inline int64_t sn_longest_row(const sn_network *net)
 {
@@ -30,13 +38,13 @@ static inline int64_t sn_longest_row(const sn_network *net)
     return longest;
 }
 
-/* Floats of scratch of one thread: six gate rows, one row of weights, and 32 rows of
-   weights or of gates. */
+/* Floats of scratch of one thread: gate rows, one row of weights, and UPDATE_ROWS rows
+   of weights or of gates. */
 static inline int64_t sn_scratch_size(const sn_network *net)
 {
     const int64_t longest = sn_longest_row(net);
     const int64_t panel_row = longest > net->ld_rows ? longest : net->ld_rows;
-    return 6 * net->ld_rows + longest + 32 * panel_row;
+    return GATE_SCRATCH_ROWS * net->ld_rows + longest + UPDATE_ROWS * panel_row;
 }
 
 #endif

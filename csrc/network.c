@@ -21,8 +21,8 @@
 #include <omp.h>
 #endif
 
-/* Most columns and rows of a panel of a dense layer, rows of weights updated at once. */
-enum { PANEL_COLUMNS = 256, PANEL_ROWS = 256, UPDATE_ROWS = 32 };
+/* Most columns and rows of a panel of a dense layer. */
+enum { PANEL_COLUMNS = 256, PANEL_ROWS = 256 };
 
 static int64_t smaller(int64_t a, int64_t b)
 {
@@ -146,6 +146,14 @@ static void units_forward(sn_network *net, int64_t l, const float *x, const sn_p
         write_output(layer, pass->n_rows, ld);
 }
 
+/* a (K, B) without gate biases */
+static void gater_forward(const sn_network *net, sn_layer *layer, const float *x,
+                          int64_t n_rows)
+{
+    hidden_forward(layer, x, n_rows);
+    unit_major_forward(layer->a, net->ld_rows, &layer->gate, layer->hidden_output, n_rows);
+}
+
 static void layer_forward(sn_network *net, int64_t l, const float *x, sn_pass *pass)
 {
     sn_layer *layer = net->layers + l;
@@ -156,9 +164,7 @@ static void layer_forward(sn_network *net, int64_t l, const float *x, sn_pass *p
         draw.layer = (uint32_t)l;
         own.draw = &draw;
     }
-    hidden_forward(layer, x, pass->n_rows);
-    unit_major_forward(layer->a, net->ld_rows, &layer->gate, layer->hidden_output,
-                       pass->n_rows);
+    gater_forward(net, layer, x, pass->n_rows);
     if (pass->training && layer->credit == SN_CREDIT_ALL)
         unit_major_forward(layer->expert_output, net->ld_rows, &layer->expert, x,
                            pass->n_rows);
@@ -175,8 +181,7 @@ static void readout_forward(sn_network *net, const sn_pass *pass)
 {
     const int64_t ld = net->ld_classes, n_rows = pass->n_rows;
     const sn_layer *layer = net->layers + net->n_layers - 1;
-    const int64_t width = sn_block_width(layer->n_units);
-    const int64_t blocks = (layer->n_units + width - 1) / width;
+    const int64_t blocks = sn_block_count(layer->n_units);
     const float scale = 1.0f / (float)n_rows;
 #pragma omp for schedule(static)
     for (int64_t b = 0; b < n_rows; b++) {
@@ -565,7 +570,8 @@ static void predict(float *probability, sn_network *net, const float *X, int64_t
 }
 
 /* The scores a that prediction compares with layer `l`'s threshold, left in that
-   layer's `a`, (K, ld_rows). Layers below are thresholded as at prediction. */
+   layer's `a`, (K, ld_rows). Layers below are thresholded as at prediction; the layer's
+   own experts are not computed. */
 static void scores(sn_network *net, int64_t l, const float *X, int64_t n_rows,
                    int32_t n_threads)
 {
@@ -575,7 +581,13 @@ static void scores(sn_network *net, int64_t l, const float *X, int64_t n_rows,
     {
         sn_pass pass = start_pass(net, n_rows, NULL, 0);
         copy_rows(net, X, NULL, NULL, n_rows);
-        for (int64_t i = 0; i <= l; i++)
+        for (int64_t i = 0; i < l; i++)
             layer_forward(net, i, layer_input(net, i), &pass);
+        gater_forward(net, net->layers + l, layer_input(net, l), n_rows);
+#pragma omp for schedule(static)
+        for (int64_t k = 0; k < net->layers[l].n_units; k++) {
+            gate_value_input(net->layers + l, k, n_rows, net->ld_rows);
+            gate_score(net->layers + l, k, n_rows, net->ld_rows);
+        }
     }
 }

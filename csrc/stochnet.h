@@ -192,10 +192,9 @@ typedef struct {
     uint32_t key[2];
 
     int64_t ld_rows;        /* padded largest batch */
-    int64_t n_partials;     /* fixed blocks of experts that the readout sums over */
     float *input;           /* (B, ld_inputs of the first layer) */
     int32_t *target;        /* (B) */
-    float *partials;        /* (n_partials, B, ld_classes) */
+    float *partials;        /* (sn_block_count(K), B, ld_classes) */
     float *logits;          /* (B, ld_classes), after the loss: probabilities */
     float *logit_gradient;  /* (B, ld_classes) */
     float *logit_gradient_t;/* (C, ld_rows) */

@@ -398,7 +398,8 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         n_threads = effective_n_threads(self.n_jobs)
         trainer = Trainer(network, self._schedule(len(X)), n_threads)
         trainer.run(X, codes, validation, calibration)
-        calibrate(network, calibration, n_threads, validation)
+        if validation is None:  # else the best epoch's were restored
+            calibrate(network, calibration, n_threads)
 
         self.classes_ = classes
         self._network, self._calibration = network, calibration

@@ -53,11 +53,6 @@ class CalibrationRows:
     Each row has a pseudo-random priority that depends on the seed and on its position
     among all rows seen; the rows with the lowest are kept. The sample is therefore the
     same whether rows come at once or in pieces.
-
-    Attributes
-    ----------
-    X : ndarray of shape (n, n_inputs), float32
-    y : ndarray of shape (n,), int32
     """
 
     def __init__(self, network):
@@ -67,21 +62,48 @@ class CalibrationRows:
         )
         self.seed = network.seed
         self.n_seen = 0
-        self.priority = np.empty(0, dtype=np.uint64)
-        self.X = np.empty((0, network.n_inputs), dtype=np.float32)
-        self.y = np.empty(0, dtype=np.int32)
+        self._highest = (
+            None  # priority that a row must stay below, once there are enough
+        )
+        self._pieces = []  # (priority, X, y) of the rows that may be in the sample
 
     def add(self, X, y):
         """See more rows."""
         position = np.arange(self.n_seen, self.n_seen + len(X), dtype=np.uint64)
         self.n_seen += len(X)
-        priority = np.concatenate([self.priority, _hash(position, self.seed)])
-        # stable, and indices ascending: kept rows stay in the order in which they came
-        keep = np.sort(np.argsort(priority, kind="stable")[: self.capacity])
-        old, new = keep[keep < len(self.X)], keep[keep >= len(self.X)] - len(self.X)
-        self.priority = priority[keep]
-        self.X = np.concatenate([self.X[old], X[new]])
-        self.y = np.concatenate([self.y[old], y[new]])
+        priority = _hash(position, self.seed)
+        keep = self._lowest(priority)
+        if self._highest is not None:
+            keep = keep[priority[keep] < self._highest]
+        self._pieces.append((priority[keep], X[keep], y[keep]))
+        # not each time: a mini-batch would cost a copy of the sample
+        if sum(len(piece[0]) for piece in self._pieces) > 2 * self.capacity:
+            self._merge()
+
+    def _lowest(self, priority):
+        """Indices of the rows to keep, ascending: in the order in which they came."""
+        return np.sort(np.argsort(priority, kind="stable")[: self.capacity])
+
+    def _merge(self):
+        """Make one piece of all, the sample itself, and return it."""
+        if len(self._pieces) > 1:
+            merged = [np.concatenate(part) for part in zip(*self._pieces, strict=True)]
+            keep = self._lowest(merged[0])
+            self._pieces = [tuple(part[keep] for part in merged)]
+        priority = self._pieces[0][0]
+        if len(priority) == self.capacity:
+            self._highest = priority.max()
+        return self._pieces[0]
+
+    @property
+    def X(self):  # noqa: N802, the name of the field
+        """Rows of the sample, (n, n_inputs), float32."""
+        return self._merge()[1]
+
+    @property
+    def y(self):
+        """Their class indices, (n,), int32."""
+        return self._merge()[2]
 
 
 def _hash(position, seed):
@@ -116,15 +138,17 @@ def calibrate(network, calibration, n_threads, validation=None):
         more than one, by cross-entropy; the calibration rows by default.
     """
     facts = network.layers[0].gater.unit_facts
+    if facts["always_fires"]:
+        return
     X, y = validation or (calibration.X, calibration.y)
     best = np.inf, None
+    lowest = _threshold(network, 0, calibration, n_threads)  # whatever the value
     for value, positive_only in enumerate(facts["positive_only"]):
         for i, layer in enumerate(network.layers):
             layer.value = value
-            if facts["always_fires"]:
-                continue
-            scores = network.scores(i, calibration.X, n_threads=n_threads)
-            layer.threshold = threshold_for(scores, layer.gater.density)
+            layer.threshold = lowest
+            if i > 0:
+                layer.threshold = _threshold(network, i, calibration, n_threads)
             if positive_only:
                 # below 0 the value is 0 and the gate does not fire
                 layer.threshold = max(layer.threshold, 0.0)
@@ -137,6 +161,12 @@ def calibrate(network, calibration, n_threads, validation=None):
             best = loss, setting
     for layer, (threshold, value) in zip(network.layers, best[1], strict=True):
         layer.threshold, layer.value = threshold, value
+
+
+def _threshold(network, i, calibration, n_threads):
+    """Threshold of layer `i`, with the layers below as they are."""
+    scores = network.scores(i, calibration.X, n_threads=n_threads)
+    return threshold_for(scores, network.layers[i].gater.density)
 
 
 def _cross_entropy(probability, y):

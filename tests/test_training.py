@@ -196,7 +196,8 @@ def calibrated(name, depth, seed, *, validate=False, **options):
             (X, network.predict_proba(X).argmax(axis=1).astype(np.int32))
             for X, _ in (own, other)
         )
-        rows.y = own[1]
+        rows = CalibrationRows(network)
+        rows.add(*own)
     calibrate(network, rows, 1, *([other] if validate else []))
     return network, rows, other if validate else own
 

@@ -169,7 +169,6 @@ cdef extern from "stochnet.h":
         sn_optimizer gater
         uint32_t key[2]
         int64_t ld_rows
-        int64_t n_partials
         float *input
         int32_t *target
         float *partials
@@ -241,7 +240,7 @@ cdef extern from "stochnet.h":
 
 cdef extern from "layout.h":
     int64_t padded(int64_t n) noexcept nogil
-    int64_t sn_block_width(int64_t n_units) noexcept nogil
+    int64_t sn_block_count(int64_t n_units) noexcept nogil
     int64_t sn_scratch_size(const sn_network *net) noexcept nogil
 
 cdef const sn_engine *engine

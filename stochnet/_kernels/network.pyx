@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free
 from stochnet._kernels.arrays cimport floats, integers, long_integers
 from stochnet._kernels.engine cimport (
     SN_BASELINE_MEAN, SN_BASELINE_NONE, SN_BASELINE_UNIT, engine, padded,
-    sn_block_width, sn_draw, sn_examples, sn_layer, sn_network, sn_scratch_size,
+    sn_block_count, sn_draw, sn_examples, sn_layer, sn_network, sn_scratch_size,
 )
 from stochnet._kernels.random cimport draw_of, noise_of
 from stochnet._kernels.update cimport optimizer_of, parameters_of
@@ -100,10 +100,8 @@ cdef class NetworkKernels:
         """One buffer of floats for the workspace, and views into it."""
         cdef sn_network *net = &self.net
         cdef sn_layer *c
-        cdef int64_t B = net.ld_rows, n_blocks = 1
-        for i in range(net.n_layers):
-            c = &net.layers[i]
-            n_blocks = max(n_blocks, -(-c.n_units // sn_block_width(c.n_units)))
+        cdef int64_t B = net.ld_rows
+        cdef int64_t n_blocks = sn_block_count(net.layers[net.n_layers - 1].n_units)
         net.scratch_size = sn_scratch_size(net)
         sizes = [
             ("input", B * net.layers[0].ld_inputs),
@@ -152,7 +150,6 @@ cdef class NetworkKernels:
         count = np.zeros(K, dtype=np.int32)
         reads = np.zeros(K, dtype=np.int64)
         c.hidden_output = floats(view("hidden_output"), 1)
-        c.hidden_gradient = floats(view("hidden_gradient"), 0)
         c.a, c.h = floats(view("a"), 1), floats(view("h"), 1)
         c.expert_output = floats(view("expert_output"), 1)
         c.penalty_value = floats(view("penalty_value"), 1)
