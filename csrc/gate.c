@@ -21,14 +21,18 @@ static int32_t all_rows(int32_t *rows, int64_t n_rows)
     return (int32_t)n_rows;
 }
 
-/* a += bias on the batch's rows; the padding is cleared so that row functions may run
-   over it. */
-static void add_bias(float *restrict a, float bias, int64_t n_rows, int64_t n)
+/* The padding is finite, so that row functions may run over it. */
+static void clear_padding(float *a, int64_t n_rows)
 {
-    for (int64_t b = 0; b < n_rows; b++)
-        a[b] += bias;
-    for (int64_t b = n_rows; b < n; b++)
+    for (int64_t b = n_rows; b < padded(n_rows); b++)
         a[b] = 0.0f;
+}
+
+static void shift(float *a, float by, int64_t n_rows)
+{
+    if (by != 0.0f)
+        for (int64_t b = 0; b < n_rows; b++)
+            a[b] += by;
 }
 
 /* Scratch rows of a thread, (GATE_SCRATCH_ROWS, ld_rows). */
@@ -59,7 +63,7 @@ static void add_gate_noise(sn_unit_row *row, float *restrict a, float *restrict 
 }
 
 /* Gates of unit k as they fire in training: h = f(a, z), Eq. 1.
-   IN layer->a row k without bias. OUT layer->a row k as the value saw it, layer->h
+   IN layer->a row k. OUT layer->a row k as the value saw it, layer->h
    row k, layer->rows and count; returns the unit's row for what follows. */
 static sn_unit_row gate_forward(sn_layer *layer, int64_t k, int64_t n_rows,
                                 int64_t ld_rows, const sn_draw *draw,
@@ -69,7 +73,7 @@ static sn_unit_row gate_forward(sn_layer *layer, int64_t k, int64_t n_rows,
     const sn_noise *noise = &layer->noise;
     float *a = layer->a + k * ld_rows, *h = layer->h + k * ld_rows;
     const int64_t n = padded(n_rows);
-    add_bias(a, layer->gate.bias[k], n_rows, n);
+    clear_padding(a, n_rows);
     sn_unit_row row = {n, a, a, scratch->z, noise};
     if (unit->z == SN_Z_UNIFORM)
         uniform(scratch->z, draw, SN_UNIFORM, (uint32_t)k, n);
@@ -88,15 +92,16 @@ static sn_unit_row gate_forward(sn_layer *layer, int64_t k, int64_t n_rows,
    what the gate's value sees, which noise on the draw alone never reaches; */
 static void gate_value_input(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld_rows)
 {
-    const float mean = layer->noise.draw_only ? 0.0f : layer->noise.mean;
-    add_bias(layer->a + k * ld_rows, layer->gate.bias[k] + mean, n_rows, padded(n_rows));
+    float *a = layer->a + k * ld_rows;
+    clear_padding(a, n_rows);
+    shift(a, layer->noise.draw_only ? 0.0f : layer->noise.mean, n_rows);
 }
 
 /* then the score that is compared with the threshold. */
 static void gate_score(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld_rows)
 {
     if (layer->noise.draw_only)
-        add_bias(layer->a + k * ld_rows, layer->noise.mean, n_rows, padded(n_rows));
+        shift(layer->a + k * ld_rows, layer->noise.mean, n_rows);
 }
 
 /* Gates of unit k at prediction: at or below the layer's threshold they are zero. */
@@ -171,7 +176,7 @@ static void update_reinforce_averages(sn_layer *layer, int64_t k, int64_t n_rows
     const float take = (1.0f - keep) / (float)n_rows;
     float *averages = layer->reinforce;
     averages[k] = keep * averages[k] + take * numerator;
-    averages += layer->n_units;
+    averages += layer->n_gates;
     averages[k] = keep * averages[k] + take * denominator;
 }
 
@@ -187,7 +192,7 @@ static void gate_backward(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld
     const int64_t n = padded(n_rows);
     float baseline = 0.0f;
     if (layer->baseline != SN_BASELINE_NONE) {
-        const float denominator = layer->reinforce[layer->n_units + k];
+        const float denominator = layer->reinforce[layer->n_gates + k];
         baseline = denominator > 0.0f ? layer->reinforce[k] / denominator : 0.0f;
     }
     if (estimator->needs_derivative) {
@@ -220,9 +225,9 @@ static void adapt_penalty_weight(sn_layer *layer, int64_t n_rows)
     if (layer->penalty_factor == 0.0f)
         return;
     int64_t fired = 0;
-    for (int64_t k = 0; k < layer->n_units; k++)
+    for (int64_t k = 0; k < layer->n_gates; k++)
         fired += layer->count[k];
-    const double density = (double)fired / (double)(n_rows * layer->n_units);
+    const double density = (double)fired / (double)(n_rows * layer->n_gates);
     float weight = *layer->penalty_weight;
     if (density > (double)layer->density + 0.01)
         weight *= 1.0f + layer->penalty_factor;

@@ -4,8 +4,8 @@
 
 #include "stochnet.h"
 
-/* Gate rows of a thread's scratch, and units of a dense layer updated at once. */
-enum { GATE_SCRATCH_ROWS = 6, UPDATE_ROWS = 32 };
+/* Gate rows of a thread's scratch, units updated at once, least length of `indices`. */
+enum { GATE_SCRATCH_ROWS = 6, UPDATE_UNITS = 32, LEAST_INDICES = 256 };
 
 /* n rounded up to whole vectors */
 static inline int64_t padded(int64_t n)
@@ -13,17 +13,27 @@ static inline int64_t padded(int64_t n)
     return (n + SN_PAD - 1) / SN_PAD * SN_PAD;
 }
 
-/* Units of one block: at most 64 blocks, of at least 16 units. Each block has its own
+/* Gates of one block: at most 64 blocks, of at least 16 experts. Each block has its own
    partial sum of the readout, so the blocks are part of the result's definition. */
-static inline int64_t sn_block_width(int64_t n_units)
+static inline int64_t sn_block_width(const sn_layer *layer)
 {
-    const int64_t width = padded((n_units + 63) / 64);
-    return width < 16 ? 16 : width;
+    const int64_t least = (15 + layer->experts_per_gate) / layer->experts_per_gate;
+    const int64_t width = (layer->n_gates + 63) / 64;
+    return (width + least - 1) / least * least;
 }
 
-static inline int64_t sn_block_count(int64_t n_units)
+static inline int64_t sn_block_count(const sn_layer *layer)
 {
-    return (n_units - 1) / sn_block_width(n_units) + 1;
+    return (layer->n_gates - 1) / sn_block_width(layer) + 1;
+}
+
+/* Entries of `indices`: for the rows of a batch and the experts of a gate. */
+static inline int64_t sn_index_count(const sn_network *net)
+{
+    int64_t n = net->ld_rows > LEAST_INDICES ? net->ld_rows : LEAST_INDICES;
+    for (int64_t l = 0; l < net->n_layers; l++)
+        n = net->layers[l].experts_per_gate > n ? net->layers[l].experts_per_gate : n;
+    return n;
 }
 
 /* Longest row of weights, in floats. */
@@ -38,13 +48,12 @@ static inline int64_t sn_longest_row(const sn_network *net)
     return longest;
 }
 
-/* Floats of scratch of one thread: gate rows, one row of weights, and UPDATE_ROWS rows
-   of weights or of gates. */
+/* Floats of scratch of one thread: gate rows, one row of weights, and UPDATE_UNITS
+   gradients of them. */
 static inline int64_t sn_scratch_size(const sn_network *net)
 {
-    const int64_t longest = sn_longest_row(net);
-    const int64_t panel_row = longest > net->ld_rows ? longest : net->ld_rows;
-    return GATE_SCRATCH_ROWS * net->ld_rows + longest + UPDATE_ROWS * panel_row;
+    return GATE_SCRATCH_ROWS * net->ld_rows +
+           (1 + UPDATE_UNITS) * sn_longest_row(net);
 }
 
 #endif

@@ -2,7 +2,7 @@
  *
  * Notation, the same in C, Cython, Python and the tests:
  *   B rows of a mini-batch   D inputs of a layer     M hidden units of the gater
- *   K gates, one per expert  C classes
+ *   K gates                  G experts of each gate  E = K G experts   C classes
  *   a pre-activation of a gate, z its noise, h its output, H an expert's output.
  *
  * Conventions
@@ -150,10 +150,11 @@ typedef struct {
 /* ---- A conditional layer and the network --------------------------------------- */
 
 typedef struct {
-    int64_t n_inputs, ld_inputs, n_hidden, ld_hidden, n_units, ld_units;
+    int64_t n_inputs, ld_inputs, n_hidden, ld_hidden;
+    int64_t n_gates, experts_per_gate, n_units, ld_units; /* K, G, E */
     sn_parameters hidden;    /* (M, D) tanh bottleneck of the gater */
     sn_parameters gate;      /* (K, M) */
-    sn_parameters expert;    /* (K, D) */
+    sn_parameters expert;    /* (E, D), gate k's from row k G on */
 
     int32_t unit, estimator, penalty; /* rows of the tables; penalty -1: none */
     int32_t credit, baseline, sigmoid_derivative;
@@ -174,11 +175,14 @@ typedef struct {
     /* workspace for batches of up to ld_rows rows */
     float *hidden_output;    /* (B, ld_hidden) U */
     float *hidden_gradient;  /* (B, ld_hidden) */
-    float *a, *h, *expert_output, *da; /* (K, ld_rows) */
+    float *a, *h, *da;       /* (K, ld_rows) */
+    float *expert_output;    /* (E, ld_rows) */
     float *output;           /* (B, ld_units) y, input of the layer above, or NULL */
     float *output_gradient;  /* (B, ld_units) or NULL */
-    int32_t *rows;           /* (K, ld_rows) active rows of each unit */
+    int32_t *rows;           /* (K, ld_rows) active rows of each gate */
     int32_t *count;          /* (K) how many */
+    int32_t *gates;          /* (B, K) active gates of each row, where there is output */
+    int32_t *n_gates_of_row; /* (B) how many */
     float *penalty_value;    /* (K) */
     int64_t *reads;          /* (K) expert rows read, once per example and pass */
 } sn_layer;
@@ -186,7 +190,7 @@ typedef struct {
 typedef struct {
     int64_t n_layers, n_classes, ld_classes;
     sn_layer *layers;
-    sn_parameters readout;       /* (K, C), expert-major, no bias of its own */
+    sn_parameters readout;       /* (E, C), expert-major, no bias of its own */
     sn_parameters readout_bias;  /* one row of C */
     sn_optimizer main, gater;
     uint32_t key[2];
@@ -194,7 +198,8 @@ typedef struct {
     int64_t ld_rows;        /* padded largest batch */
     float *input;           /* (B, ld_inputs of the first layer) */
     int32_t *target;        /* (B) */
-    float *partials;        /* (sn_block_count(K), B, ld_classes) */
+    const int32_t *indices; /* (sn_index_count) 0, 1, 2, ... */
+    float *partials;        /* (sn_block_count(last layer), B, ld_classes) */
     float *logits;          /* (B, ld_classes), after the loss: probabilities */
     float *logit_gradient;  /* (B, ld_classes) */
     float *logit_gradient_t;/* (C, ld_rows) */
@@ -229,20 +234,17 @@ typedef struct {
     int32_t n_units, n_estimators, n_penalties;
 
     int32_t (*active_rows)(int32_t *rows, const float *h, int64_t n_rows);
-    void (*expert_forward)(float *H, int64_t *reads, const float *x, int64_t ld_x,
-                           const sn_parameters *expert, int64_t k,
-                           const int32_t *rows, int32_t count);
-    void (*expert_sum)(float *out, const float *c, const float *x, int64_t ld_x,
-                       int64_t n, const int32_t *rows, int32_t count);
-    void (*expert_input_gradient)(float *dx, int64_t ld_dx, const sn_parameters *expert,
-                                  int64_t k, const float *dH, const int32_t *rows,
-                                  int32_t count, int64_t begin, int64_t end);
-    void (*dense_forward)(float *out, int64_t ld_unit, int64_t ld_row, const float *w,
-                          int64_t ld_w, int64_t n_units, const float *x, int64_t ld_x,
-                          int64_t n_rows, int64_t n);
-    void (*dense_sum)(float *out, int64_t ld_out, const float *c, int64_t ld_unit,
-                      int64_t ld_row, int64_t n_units, const float *v, int64_t ld_v,
-                      int64_t n_rows, int64_t n);
+    void (*dot_products)(float *out, int64_t ld_unit, int64_t ld_row, const float *w,
+                         int64_t ld_w, const float *bias, int64_t n_units,
+                         const float *x, int64_t ld_x, const int32_t *rows,
+                         int64_t n_rows, int64_t n);
+    void (*expert_forward)(float *H, int64_t ld_rows, const sn_parameters *expert,
+                           int64_t experts_per_gate, const float *x, const int32_t *rows,
+                           const int32_t *count, int64_t first, int64_t end);
+    void (*weighted_sums)(float *out, int64_t ld_out, const int32_t *units,
+                          int64_t n_units, const float *c, int64_t ld_unit,
+                          int64_t ld_row, const float *v, int64_t ld_v,
+                          const int32_t *rows, int64_t n_rows, int64_t n);
     void (*tanh)(float *out, int64_t n);
     float (*cross_entropy)(float *logits, float *gradient, int32_t target, float scale,
                            int64_t n_classes);

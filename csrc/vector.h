@@ -34,22 +34,22 @@ SN_INLINE void sn_store(float *p, sn_vec v)
 #define SN_EACH_2(F) SN_EACH_1(F) F(1)
 #define SN_EACH_3(F) SN_EACH_2(F) F(2)
 #define SN_EACH_4(F) SN_EACH_3(F) F(3)
-#define SN_EACH_5(F) SN_EACH_4(F) F(4)
-#define SN_EACH_8(F) SN_EACH_5(F) F(5) F(6) F(7)
+#define SN_EACH_8(F) SN_EACH_4(F) F(4) F(5) F(6) F(7)
 
 /* The same with a first argument handed on, for tiles. */
 #define SN_WITH_1(F, i) F(i, 0)
 #define SN_WITH_3(F, i) F(i, 0) F(i, 1) F(i, 2)
 #define SN_WITH_4(F, i) SN_WITH_3(F, i) F(i, 3)
-#define SN_WITH_5(F, i) SN_WITH_4(F, i) F(i, 4)
+#define SN_WITH_8(F, i) SN_WITH_4(F, i) F(i, 4) F(i, 5) F(i, 6) F(i, 7)
+
+typedef float sn_four __attribute__((vector_size(16)));
 
 /* Sum of the lanes: halves are added until one lane is left, in fixed order. */
 SN_INLINE float sn_sum(sn_vec v)
 {
-    typedef float four __attribute__((vector_size(16)));
     union {
         sn_vec whole;
-        four part[SN_LANES / 4];
+        sn_four part[SN_LANES / 4];
     } u = {.whole = v};
 #if SN_LANES == 16
     u.part[0] = (u.part[0] + u.part[2]) + (u.part[1] + u.part[3]);
@@ -57,6 +57,32 @@ SN_INLINE float sn_sum(sn_vec v)
     u.part[0] += u.part[1];
 #endif
     return (u.part[0][0] + u.part[0][2]) + (u.part[0][1] + u.part[0][3]);
+}
+
+/* Four such sums at once, with the same bits. */
+SN_INLINE sn_four sn_sum_4(sn_vec a, sn_vec b, sn_vec c, sn_vec d)
+{
+#if SN_LANES == 16 && (defined(__clang__) || __GNUC__ >= 12)
+#define LOW(a, b)                                                                      \
+    __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
+#define HIGH(a, b)                                                                     \
+    __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28,    \
+                            29, 30, 31)
+    const sn_vec ab = LOW(a, b) + HIGH(a, b), cd = LOW(c, d) + HIGH(c, d);
+    sn_vec all = __builtin_shufflevector(ab, cd, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18,
+                                         19, 24, 25, 26, 27) +
+                 __builtin_shufflevector(ab, cd, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22,
+                                         23, 28, 29, 30, 31);
+    all += __builtin_shufflevector(all, all, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14,
+                                   15, 12, 13);
+    all += __builtin_shufflevector(all, all, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13,
+                                   12, 15, 14);
+    return (sn_four){all[0], all[4], all[8], all[12]};
+#undef LOW
+#undef HIGH
+#else
+    return (sn_four){sn_sum(a), sn_sum(b), sn_sum(c), sn_sum(d)};
+#endif
 }
 
 #endif

@@ -33,7 +33,8 @@ _calibrating = threading.Lock()
 class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
     """Classifier with wide hidden layers of which each row computes a small part.
 
-    Each hidden layer has linear experts and as many gates. A small gater (one layer of
+    Each hidden layer has linear experts and gates, one for each expert or for each
+    block of ``experts_per_gate``. A small gater (one layer of
     tanh units, then the gates) decides row by row which gates are non-zero; the layer's
     output is gate times expert, and an expert whose gate is zero is not computed,
     neither forward nor backward. The last layer feeds a softmax. Training minimises
@@ -44,6 +45,11 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
     ----------
     hidden_layer_sizes : int or array-like of shape (n_layers,), default=(500,)
         Experts of each conditional layer.
+    experts_per_gate : int or array-like of shape (n_layers,), default=1
+        Successive experts that one gate switches, a divisor of the layer's experts. A
+        layer has that many times fewer gates, which makes its gater cheaper and its
+        experts faster to compute. Where it is a multiple of 16 and ``density`` at most
+        0.5, the layer above reads only the blocks that are switched on.
     gater : str, default="st"
         How gates fire and learn; see ``stochnet.gaters.GATERS``:
 
@@ -55,7 +61,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         - "rectifier", "sigmoid": the paper's baselines without stochastic gates. The
           sigmoid is dense: every expert is computed and ``density`` has no effect.
     gater_hidden_size : int, array-like of shape (n_layers,) or "auto", default="auto"
-        Tanh units of each layer's gater. "auto" is a fifth of the experts, as in the
+        Tanh units of each layer's gater. "auto" is a fifth of the gates, as in the
         paper, and at least 16.
     density : float in (0, 1], default=0.1
         Target share of non-zero gates, the paper's s, for each unit in training and
@@ -185,8 +191,8 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         At prediction a gate fires where its score exceeds its layer's threshold.
     density_ : list of float
         Share of non-zero gates of each layer at prediction, on calibration rows.
-    firing_rates_ : list of ndarray of shape (n_units,)
-        The same for each unit.
+    firing_rates_ : list of ndarray of shape (n_gates,)
+        The same for each gate.
     training_density_, training_firing_rates_
         The same in the last epoch of training.
     coefs_, intercepts_ : list of ndarray
@@ -222,6 +228,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
     _parameter_constraints = {
         "hidden_layer_sizes": ["array-like", _AT_LEAST_ONE],
         "gater": [StrOptions(set(GATERS))],
+        "experts_per_gate": ["array-like", _AT_LEAST_ONE],
         "gater_hidden_size": ["array-like", _AT_LEAST_ONE, _AUTO],
         "density": [Interval(Real, 0, 1, closed="right")],
         "noise": [StrOptions({"auto", *NOISES}), None],
@@ -267,6 +274,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         hidden_layer_sizes=(500,),
         gater="st",
         *,
+        experts_per_gate=1,
         gater_hidden_size="auto",
         density=0.1,
         noise="auto",
@@ -308,6 +316,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.gater = gater
+        self.experts_per_gate = experts_per_gate
         self.gater_hidden_size = gater_hidden_size
         self.density = density
         self.noise = noise
@@ -507,23 +516,27 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         return X, X_held, codes, codes_held
 
     def _sizes(self):
-        """Checked sizes of the layers and of their gaters."""
+        """Checked lists: experts of each layer, experts per gate, tanh units."""
         sizes = _sizes("hidden_layer_sizes", self.hidden_layer_sizes)
+        per_gate = _sizes("experts_per_gate", self.experts_per_gate, len(sizes))
+        for n, size in zip(sizes, per_gate, strict=True):
+            if n % size:
+                raise ValueError(
+                    "experts_per_gate must divide the experts of its layer, got "
+                    f"{size} for a layer of {n}."
+                )
         if isinstance(self.gater_hidden_size, str):
-            return sizes, [_auto_gater_hidden_size(n) for n in sizes]
-        gater_sizes = _sizes("gater_hidden_size", self.gater_hidden_size)
-        if len(gater_sizes) == 1:
-            gater_sizes *= len(sizes)
-        if len(gater_sizes) != len(sizes):
-            raise ValueError(
-                "gater_hidden_size must be one number or one for each of the "
-                f"{len(sizes)} layers, got {len(gater_sizes)}."
-            )
-        return sizes, gater_sizes
+            gates = [n // size for n, size in zip(sizes, per_gate, strict=True)]
+            return sizes, per_gate, [_auto_gater_hidden_size(n) for n in gates]
+        return (
+            sizes,
+            per_gate,
+            _sizes("gater_hidden_size", self.gater_hidden_size, len(sizes)),
+        )
 
     def _new_network(self, X, n_classes):
         """The network before the first step, which sees the first mini-batch."""
-        sizes, gater_sizes = self._sizes()
+        sizes, per_gate, gater_sizes = self._sizes()
         main = Optimizer(
             solver=self.solver,
             learning_rate=self.learning_rate_init,
@@ -553,6 +566,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
                     "momentum": gater_momentum,
                 }
             ),
+            experts_per_gate=per_gate,
             initialization=self.initialization,
             seed=_seed(self.random_state),
             rows=X[: self._schedule(len(X)).batch_size],
@@ -694,7 +708,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
 
         Returns
         -------
-        csr_matrix of shape (n_samples, n_units), float32, or a list of them
+        csr_matrix of shape (n_samples, n_gates), float32, or a list of them
             One matrix a layer, a list for several layers.
         """
         X = self._input(X)
@@ -714,12 +728,12 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
 
     @property
     def firing_rates_(self):
-        """Share of the calibration rows on which each unit fires at prediction.
+        """Share of the calibration rows on which each gate fires at prediction.
 
-        A list of ndarray of shape (n_units,), one for each layer.
+        A list of ndarray of shape (n_gates,), one for each layer.
         """
         network, rows = self._ready(), self._calibration.X
-        fired = [np.zeros(layer.n_units) for layer in network.layers]
+        fired = [np.zeros(layer.n_gates) for layer in network.layers]
         n_threads = effective_n_threads(self.n_jobs)
         for gates in network.gates(rows, n_threads=n_threads):
             for total, h in zip(fired, gates, strict=True):
@@ -755,12 +769,18 @@ def _seed(random_state):
     return int(high) << 31 | int(low)
 
 
-def _sizes(name, value):
-    """A list of positive ints from a number or a sequence."""
+def _sizes(name, value, n_layers=None):
+    """A list of positive ints from a number or a sequence, one for each layer."""
     sizes = list(np.atleast_1d(value))
     if not sizes or not all(isinstance(n, Integral) and n > 0 for n in sizes):
         raise ValueError(f"{name} must be > 0, got {value}.")
-    return [int(n) for n in sizes]
+    if n_layers is not None and len(sizes) not in (1, n_layers):
+        raise ValueError(
+            f"{name} must be one number or one for each of the {n_layers} layers, got "
+            f"{len(sizes)}."
+        )
+    repeats = n_layers if n_layers is not None and len(sizes) == 1 else 1
+    return [int(n) for n in sizes] * repeats
 
 
 def _check_classes(classes):
@@ -771,6 +791,6 @@ def _check_classes(classes):
         )
 
 
-def _auto_gater_hidden_size(n_units):
-    """A fifth of the experts, as in the paper (400 for 2000), at least 16."""
-    return max(16, n_units // 5)
+def _auto_gater_hidden_size(n_gates):
+    """A fifth of the gates, as in the paper (400 for 2000), at least 16."""
+    return max(16, n_gates // 5)

@@ -86,15 +86,16 @@ class Layer:
     Attributes
     ----------
     hidden, gate, expert : Parameters
-        (M, D) bottleneck of the gater, (K, M) gates, (K, D) experts.
+        (M, D) bottleneck of the gater, (K, M) gates, (E, D) experts, where gate k
+        switches the G = experts_per_gate experts from k G on.
     penalty_weight : ndarray of shape (1,)
         Present weight of the penalty.
     rate : ndarray of shape (K,)
-        Moving average of each unit's firing rate in training.
+        Moving average of each gate's firing rate in training.
     reinforce : ndarray of shape (2, K)
         Moving averages of the numerator and the denominator of Eq. 10.
     fired : ndarray of shape (K,), int64
-        Non-zero gates of each unit since last cleared.
+        Non-zero values of each gate since last cleared.
     threshold : float
         At prediction a gate fires where its score exceeds this.
     value : int
@@ -104,13 +105,15 @@ class Layer:
     #: Names of the arrays that are state, beside parameters.
     STATE = ("penalty_weight", "rate", "reinforce", "fired")
 
-    def __init__(self, n_inputs, n_hidden, n_units, gater):
+    def __init__(self, n_inputs, n_hidden, n_units, experts_per_gate, gater):
         self.n_inputs, self.n_hidden, self.n_units = n_inputs, n_hidden, n_units
+        self.experts_per_gate = experts_per_gate
+        self.n_gates = n_units // experts_per_gate
         self.gater = gater
         self.penalty_weight = np.full(1, gater.penalty_weight, dtype=np.float32)
-        self.rate = np.full(n_units, gater.density, dtype=np.float32)
-        self.reinforce = np.zeros((2, n_units), dtype=np.float32)
-        self.fired = np.zeros(n_units, dtype=np.int64)
+        self.rate = np.full(self.n_gates, gater.density, dtype=np.float32)
+        self.reinforce = np.zeros((2, self.n_gates), dtype=np.float32)
+        self.fired = np.zeros(self.n_gates, dtype=np.int64)
         self.threshold = -np.inf
         self.value = 0
 
@@ -122,12 +125,14 @@ class Network:
     ----------
     n_inputs, n_classes : int
     hidden_layer_sizes : sequence of int
-        Experts (and gates) of each layer.
+        Experts of each layer, a multiple of its experts per gate.
     gater_hidden_sizes : sequence of int
         Tanh units of each layer's gater.
     gater : stochnet.gaters.Gater
     main, gater_optimizer : Optimizer
         Of experts and readout, and of the gaters. They share one solver.
+    experts_per_gate : sequence of int, optional
+        Experts that each gate of a layer switches, 1 by default.
     initialization : {"sparse", "glorot", "authors"}
     seed : int
         In [0, 2^64): the key of all that is random.
@@ -145,6 +150,7 @@ class Network:
         gater,
         main,
         gater_optimizer,
+        experts_per_gate=None,
         initialization="sparse",
         seed=0,
         rows=None,
@@ -155,9 +161,13 @@ class Network:
         self.step = 0
         widths = [n_inputs, *hidden_layer_sizes]
         self.layers = [
-            Layer(n_in, n_hidden, n_units, gater)
-            for n_in, n_hidden, n_units in zip(
-                widths[:-1], gater_hidden_sizes, widths[1:], strict=True
+            Layer(n_in, n_hidden, n_units, size, gater)
+            for n_in, n_hidden, n_units, size in zip(
+                widths[:-1],
+                gater_hidden_sizes,
+                widths[1:],
+                experts_per_gate or [1] * len(hidden_layer_sizes),
+                strict=True,
             )
         ]
         self._steps = {
@@ -178,7 +188,7 @@ class Network:
         """Name, rows, weights per row and presence of a bias of each group."""
         for i, layer in enumerate(self.layers):
             yield f"{i}.hidden", layer.n_hidden, layer.n_inputs, True
-            yield f"{i}.gate", layer.n_units, layer.n_hidden, True
+            yield f"{i}.gate", layer.n_gates, layer.n_hidden, True
             yield f"{i}.expert", layer.n_units, layer.n_inputs, True
         yield "readout", self.layers[-1].n_units, self.n_classes, False
         yield "readout_bias", 1, self.n_classes, False
@@ -375,8 +385,8 @@ class Network:
         dict with
             loss : ndarray of shape (n,), each row's cross-entropy;
             criterion : float, mean cross-entropy plus penalties;
-            gates, experts, da : lists, one (K, n) array a layer (experts' outputs are
-            NaN where a gate is zero);
+            gates, da : lists, one (K, n) array a layer;
+            experts : list, one (E, n) array a layer, NaN where a gate is zero;
             gradient : dict of (weight, bias) by name of the parameters' group.
         """
         twin = copy.deepcopy(self)
@@ -407,11 +417,12 @@ class Network:
         }
 
     def _expert_outputs(self, X, gates):
-        """Yield each layer's (K, n) outputs of the experts that the gates switch on."""
+        """Yield each layer's (E, n) outputs of the experts that the gates switch on."""
         for layer, h in zip(self.layers, gates, strict=True):
             expert = layer.expert
-            H, _ = expert_forward(X, expert.values, expert.bias_values, h)
+            H = expert_forward(X, expert.values, expert.bias_values, h)
             yield H
+            h = np.repeat(h, layer.experts_per_gate, axis=0)
             X = np.where(h != 0, h * H, 0).T
 
     def with_seed(self, seed):
@@ -471,7 +482,7 @@ class Network:
 
     def scores(self, i, X, *, n_threads=1):
         """What layer `i` compares with its threshold, (K, n)."""
-        out = np.empty((self.layers[i].n_units, len(X)), dtype=np.float32)
+        out = np.empty((self.layers[i].n_gates, len(X)), dtype=np.float32)
         for start, chunk, kernels in self._chunks(X, n_threads):
             out[:, start : start + len(chunk)] = kernels.scores(i, chunk)
         return out

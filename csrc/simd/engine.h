@@ -13,10 +13,14 @@
 #include "../estimators/table.h"
 #include "../penalties/table.h"
 #include "../gate.c"
-#include "../expert.c"
-#include "../dense.c"
+#include "../product.c"
+#include "../block.c"
 #include "../loss.c"
 #include "../update.c"
+#include "../input.c"
+#include "../readout.c"
+#include "../forward.c"
+#include "../backward.c"
 #include "../network.c"
 
 #define COUNT(table) ((int32_t)(sizeof(table) / sizeof(table)[0]))
@@ -33,11 +37,9 @@ const sn_engine SN_ENGINE = {
     .n_estimators = COUNT(estimator_table),
     .n_penalties = COUNT(penalty_table),
     .active_rows = active_rows,
+    .dot_products = dot_products,
     .expert_forward = expert_forward,
-    .expert_sum = expert_sum,
-    .expert_input_gradient = expert_input_gradient,
-    .dense_forward = dense_forward,
-    .dense_sum = dense_sum,
+    .weighted_sums = weighted_sums,
     .tanh = tanh_row,
     .cross_entropy = cross_entropy,
     .update_row = update_row,

@@ -122,6 +122,8 @@ cdef extern from "stochnet.h":
         int64_t ld_inputs
         int64_t n_hidden
         int64_t ld_hidden
+        int64_t n_gates
+        int64_t experts_per_gate
         int64_t n_units
         int64_t ld_units
         sn_parameters hidden
@@ -149,12 +151,14 @@ cdef extern from "stochnet.h":
         float *hidden_gradient
         float *a
         float *h
-        float *expert_output
         float *da
+        float *expert_output
         float *output
         float *output_gradient
         int32_t *rows
         int32_t *count
+        int32_t *gates
+        int32_t *n_gates_of_row
         float *penalty_value
         int64_t *reads
 
@@ -171,6 +175,7 @@ cdef extern from "stochnet.h":
         int64_t ld_rows
         float *input
         int32_t *target
+        const int32_t *indices
         float *partials
         float *logits
         float *logit_gradient
@@ -202,21 +207,15 @@ cdef extern from "stochnet.h":
         int32_t n_estimators
         int32_t n_penalties
         int32_t (*active_rows)(int32_t *, const float *, int64_t) noexcept nogil
+        void (*dot_products)(
+            float *, int64_t, int64_t, const float *, int64_t, const float *, int64_t,
+            const float *, int64_t, const int32_t *, int64_t, int64_t) noexcept nogil
         void (*expert_forward)(
-            float *, int64_t *, const float *, int64_t, const sn_parameters *, int64_t,
-            const int32_t *, int32_t) noexcept nogil
-        void (*expert_sum)(
-            float *, const float *, const float *, int64_t, int64_t, const int32_t *,
-            int32_t) noexcept nogil
-        void (*expert_input_gradient)(
             float *, int64_t, const sn_parameters *, int64_t, const float *,
-            const int32_t *, int32_t, int64_t, int64_t) noexcept nogil
-        void (*dense_forward)(
-            float *, int64_t, int64_t, const float *, int64_t, int64_t, const float *,
-            int64_t, int64_t, int64_t) noexcept nogil
-        void (*dense_sum)(
-            float *, int64_t, const float *, int64_t, int64_t, int64_t, const float *,
-            int64_t, int64_t, int64_t) noexcept nogil
+            const int32_t *, const int32_t *, int64_t, int64_t) noexcept nogil
+        void (*weighted_sums)(
+            float *, int64_t, const int32_t *, int64_t, const float *, int64_t, int64_t,
+            const float *, int64_t, const int32_t *, int64_t, int64_t) noexcept nogil
         void (*tanh)(float *, int64_t) noexcept nogil
         float (*cross_entropy)(
             float *, float *, int32_t, float, int64_t) noexcept nogil
@@ -240,7 +239,8 @@ cdef extern from "stochnet.h":
 
 cdef extern from "layout.h":
     int64_t padded(int64_t n) noexcept nogil
-    int64_t sn_block_count(int64_t n_units) noexcept nogil
+    int64_t sn_block_count(const sn_layer *layer) noexcept nogil
+    int64_t sn_index_count(const sn_network *net) noexcept nogil
     int64_t sn_scratch_size(const sn_network *net) noexcept nogil
 
 cdef const sn_engine *engine

@@ -1,9 +1,9 @@
-"""Experts of the rows whose gate is not zero (csrc/expert.c)."""
+"""Experts of the rows whose gate is not zero (csrc/product.c)."""
 import numpy as np
 
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memset
-from stochnet._kernels.arrays cimport const_floats, floats, integers, long_integers
+from stochnet._kernels.arrays cimport const_floats, floats, integers
 from stochnet._kernels.engine cimport engine, sn_parameters
 
 from stochnet._kernels.arrays import padded_rows
@@ -15,13 +15,21 @@ def _check(name, array, shape):
         raise ValueError(f"{name} must be {tuple(shape)}, got {np.shape(array)}.")
 
 
-cdef sn_parameters _experts(weight, bias) except *:
-    cdef sn_parameters p
-    memset(&p, 0, sizeof(p))
-    p.n_rows, p.ld = weight.shape
-    p.weight = floats(weight, weight.size)
-    p.bias = floats(bias, p.n_rows)
-    return p
+def _experts_per_gate(n_experts, n_gates):
+    if n_gates == 0 or n_experts % n_gates:
+        raise ValueError(f"{n_gates} gates do not share {n_experts} experts evenly.")
+    return n_experts // n_gates
+
+
+cdef _active_rows_of_all(h):
+    """Indices, (n_gates, n_rows), and counts, (n_gates,), of each gate's active rows."""
+    rows = np.zeros(h.shape, dtype=np.int32)
+    counts = np.zeros(len(h), dtype=np.int32)
+    for k, gates in enumerate(h):
+        active = active_rows(gates)
+        rows[k, :len(active)] = active
+        counts[k] = len(active)
+    return rows, counts
 
 
 def forward(x, weight, bias, h):
@@ -32,37 +40,32 @@ def forward(x, weight, bias, h):
     x : array-like of shape (n_rows, n_inputs)
     weight : array-like of shape (n_experts, n_inputs)
     bias : array-like of shape (n_experts,)
-    h : array-like of shape (n_experts, n_rows)
-        Gates.
+    h : array-like of shape (n_gates, n_rows)
+        Gates, each of n_experts / n_gates successive experts.
 
     Returns
     -------
-    H : ndarray of shape (n_experts, n_rows), float32
+    ndarray of shape (n_experts, n_rows), float32
         NaN where the gate is zero: not computed.
-    reads : ndarray of shape (n_experts,), int64
-        Dot products made with each expert's weights, counted where they are read.
     """
     _check("weight", weight, (len(bias), np.shape(x)[1]))
-    _check("h", h, (len(bias), len(x)))
+    _check("h", h, (len(h), len(x)))
+    cdef int64_t size = _experts_per_gate(len(weight), len(h))
     x, weight = padded_rows(x), padded_rows(weight)
     bias = np.array(bias, dtype=np.float32)
     h = np.asarray(h, dtype=np.float32)
-    cdef sn_parameters experts = _experts(weight, bias)
-    H = np.full(h.shape, np.nan, dtype=np.float32)
-    reads = np.zeros(len(weight), dtype=np.int64)
-    cdef float *out = floats(H, H.size)
-    cdef int64_t *counter = long_integers(reads, reads.size)
-    cdef const float *inputs = const_floats(x, x.size)
-    cdef int64_t k, ld_rows = h.shape[1], ld = x.shape[1]
-    cdef int32_t count
-    for k in range(h.shape[0]):
-        rows = active_rows(h[k])
-        count = len(rows)
-        engine.expert_forward(
-            out + k * ld_rows, counter, inputs, ld, &experts, k,
-            integers(rows, count), count
-        )
-    return H, reads
+    H = np.full((len(weight), len(x)), np.nan, dtype=np.float32)
+    rows, counts = _active_rows_of_all(h)
+    cdef sn_parameters experts
+    memset(&experts, 0, sizeof(experts))
+    experts.n_rows, experts.ld = weight.shape
+    experts.weight = floats(weight, weight.size)
+    experts.bias = floats(bias, bias.size)
+    engine.expert_forward(
+        floats(H, H.size), len(x), &experts, size, const_floats(x, x.size),
+        integers(rows, rows.size), integers(counts, counts.size), 0, len(h)
+    )
+    return H
 
 
 def gradient(dH, x, h):
@@ -73,25 +76,27 @@ def gradient(dH, x, h):
     dH : array-like of shape (n_experts, n_rows)
         Gradient by the experts' outputs; read only where the gate is not zero.
     x : array-like of shape (n_rows, n_inputs)
-    h : array-like of shape (n_experts, n_rows)
+    h : array-like of shape (n_gates, n_rows)
+        Gates, each of n_experts / n_gates successive experts.
     """
-    _check("dH", dH, (len(h), len(x)))
-    _check("h", h, np.shape(dH))
+    _check("dH", dH, (len(dH), len(x)))
+    _check("h", h, (len(h), len(x)))
+    cdef int64_t k, size = _experts_per_gate(len(dH), len(h))
     n_inputs = np.shape(x)[1]
     x = padded_rows(x)
     dH = np.array(dH, dtype=np.float32)
     out = padded_rows(np.zeros((len(dH), n_inputs)))
+    units = np.arange(size, dtype=np.int32)
     cdef float *start = floats(out, out.size)
     cdef const float *slopes = const_floats(dH, dH.size)
     cdef const float *inputs = const_floats(x, x.size)
-    cdef int64_t k, ld_rows = dH.shape[1], ld = x.shape[1]
-    cdef int32_t count
-    for k in range(dH.shape[0]):
+    cdef const int32_t *indices = integers(units, size)
+    cdef int64_t ld_rows = dH.shape[1], ld = x.shape[1], n_gates = len(h)
+    for k in range(n_gates):
         rows = active_rows(h[k])
-        count = len(rows)
-        engine.expert_sum(
-            start + k * ld, slopes + k * ld_rows, inputs, ld, ld,
-            integers(rows, count), count
+        engine.weighted_sums(
+            start + k * size * ld, ld, indices, size, slopes + k * size * ld_rows,
+            ld_rows, 1, inputs, ld, integers(rows, len(rows)), len(rows), ld
         )
     return out[:, :n_inputs]
 
@@ -99,21 +104,23 @@ def gradient(dH, x, h):
 def input_gradient(dH, weight, h):
     """Gradient of the layer's input through the active experts, (n_rows, n_inputs)."""
     _check("dH", dH, (len(weight), np.shape(dH)[1]))
-    _check("h", h, np.shape(dH))
+    _check("h", h, (len(h), np.shape(dH)[1]))
+    cdef int64_t k, size = _experts_per_gate(len(weight), len(h))
     n_inputs = np.shape(weight)[1]
     weight = padded_rows(weight)
     dH = np.array(dH, dtype=np.float32)
-    cdef sn_parameters experts = _experts(weight, None)
     out = padded_rows(np.zeros((dH.shape[1], n_inputs)))
+    units = np.arange(size, dtype=np.int32)
     cdef float *start = floats(out, out.size)
     cdef const float *slopes = const_floats(dH, dH.size)
-    cdef int64_t k, ld_rows = dH.shape[1], ld = weight.shape[1]
-    cdef int32_t count
-    for k in range(dH.shape[0]):
+    cdef const float *weights = const_floats(weight, weight.size)
+    cdef const int32_t *indices = integers(units, size)
+    cdef int64_t ld_rows = dH.shape[1], ld = weight.shape[1], n_gates = len(h)
+    for k in range(n_gates):
         rows = active_rows(h[k])
-        count = len(rows)
-        engine.expert_input_gradient(
-            start, ld, &experts, k, slopes + k * ld_rows, integers(rows, count), count,
-            0, ld
+        engine.weighted_sums(
+            start, ld, integers(rows, len(rows)), len(rows),
+            slopes + k * size * ld_rows, 1, ld_rows, weights + k * size * ld, ld,
+            indices, size, ld
         )
     return out[:, :n_inputs]

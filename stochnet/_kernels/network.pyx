@@ -6,7 +6,8 @@ from libc.stdlib cimport calloc, free
 from stochnet._kernels.arrays cimport floats, integers, long_integers
 from stochnet._kernels.engine cimport (
     SN_BASELINE_MEAN, SN_BASELINE_NONE, SN_BASELINE_UNIT, engine, padded,
-    sn_block_count, sn_draw, sn_examples, sn_layer, sn_network, sn_scratch_size,
+    sn_block_count, sn_draw, sn_examples, sn_index_count, sn_layer, sn_network,
+    sn_scratch_size,
 )
 from stochnet._kernels.random cimport draw_of, noise_of
 from stochnet._kernels.update cimport optimizer_of, parameters_of
@@ -74,6 +75,7 @@ cdef class NetworkKernels:
         """Sizes, settings, parameters and state of one layer."""
         c.n_inputs, c.ld_inputs = layer.n_inputs, padded(layer.n_inputs)
         c.n_hidden, c.ld_hidden = layer.n_hidden, padded(layer.n_hidden)
+        c.n_gates, c.experts_per_gate = layer.n_gates, layer.experts_per_gate
         c.n_units, c.ld_units = layer.n_units, padded(layer.n_units)
         c.hidden = parameters_of(layer.hidden)
         c.gate = parameters_of(layer.gate)
@@ -90,9 +92,9 @@ cdef class NetworkKernels:
         c.penalty_factor = gater.penalty_factor
         c.penalty_limits[0], c.penalty_limits[1] = gater.penalty_limits
         c.penalty_weight = floats(layer.penalty_weight, 1)
-        c.rate = floats(layer.rate, c.n_units)
-        c.reinforce = floats(layer.reinforce, 2 * c.n_units)
-        c.fired = long_integers(layer.fired, c.n_units)
+        c.rate = floats(layer.rate, c.n_gates)
+        c.reinforce = floats(layer.reinforce, 2 * c.n_gates)
+        c.fired = long_integers(layer.fired, c.n_gates)
         c.threshold = layer.threshold
         c.value = layer.value
 
@@ -101,7 +103,7 @@ cdef class NetworkKernels:
         cdef sn_network *net = &self.net
         cdef sn_layer *c
         cdef int64_t B = net.ld_rows
-        cdef int64_t n_blocks = sn_block_count(net.layers[net.n_layers - 1].n_units)
+        cdef int64_t n_blocks = sn_block_count(&net.layers[net.n_layers - 1])
         net.scratch_size = sn_scratch_size(net)
         sizes = [
             ("input", B * net.layers[0].ld_inputs),
@@ -114,10 +116,10 @@ cdef class NetworkKernels:
         ]
         for i in range(net.n_layers):
             c = &net.layers[i]
-            K, last = c.n_units, i == net.n_layers - 1
+            K, E, last = c.n_gates, c.n_units, i == net.n_layers - 1
             sizes += [
                 (f"hidden_output{i}", B * c.ld_hidden),
-                (f"a{i}", K * B), (f"h{i}", K * B), (f"expert_output{i}", K * B),
+                (f"a{i}", K * B), (f"h{i}", K * B), (f"expert_output{i}", E * B),
                 (f"penalty_value{i}", padded(K)),
                 (f"output{i}", 0 if last else B * c.ld_units),
                 (f"hidden_gradient{i}", self.training * B * c.ld_hidden),
@@ -130,6 +132,7 @@ cdef class NetworkKernels:
             views[name] = buffer[start:start + size]
             start += padded(size)
         target = np.zeros(B, dtype=np.int32)
+        indices = np.arange(sn_index_count(net), dtype=np.int32)
         net.input = floats(views["input"], 1)
         net.partials = floats(views["partials"], 1)
         net.logits = floats(views["logits"], 1)
@@ -138,14 +141,15 @@ cdef class NetworkKernels:
         net.loss = floats(views["loss"], 1)
         net.scratch = floats(views["scratch"], 1)
         net.target = integers(target, B)
-        self.keep += [buffer, target]
+        net.indices = integers(indices, len(indices))
+        self.keep += [buffer, target, indices]
         for i in range(net.n_layers):
             self._bind_workspace(&net.layers[i], i, views)
 
     cdef _bind_workspace(self, sn_layer *c, i, views):
         def view(name):
             return views[f"{name}{i}"]
-        cdef int64_t B = self.net.ld_rows, K = c.n_units
+        cdef int64_t B = self.net.ld_rows, K = c.n_gates
         rows = np.zeros((K, B), dtype=np.int32)
         count = np.zeros(K, dtype=np.int32)
         reads = np.zeros(K, dtype=np.int64)
@@ -158,6 +162,11 @@ cdef class NetworkKernels:
             c.da = floats(view("da"), 1)
         if i < self.net.n_layers - 1:
             c.output = floats(view("output"), 1)
+            gates = np.zeros((B, K), dtype=np.int32)
+            n_gates_of_row = np.zeros(B, dtype=np.int32)
+            c.gates = integers(gates, B * K)
+            c.n_gates_of_row = integers(n_gates_of_row, B)
+            self.keep += [gates, n_gates_of_row]
             if self.training:
                 c.output_gradient = floats(view("output_gradient"), 1)
         c.rows = integers(rows, K * B)
@@ -166,7 +175,7 @@ cdef class NetworkKernels:
         self.workspace.append({
             "a": view("a").reshape(K, B),
             "h": view("h").reshape(K, B),
-            "expert_output": view("expert_output").reshape(K, B),
+            "expert_output": view("expert_output").reshape(-1, B),
             "da": view("da").reshape(-1, B),
             "count": count,
             "reads": reads,
@@ -261,7 +270,7 @@ cdef class NetworkKernels:
         return out
 
     def scores(self, i, const float[:, ::1] X):
-        """What layer `i`'s threshold is compared with, a copy, (n_units, n)."""
+        """What layer `i`'s threshold is compared with, a copy, (n_gates, n)."""
         self._check_rows(X)
         cdef int64_t n = X.shape[0], layer = i
         if n > 0:

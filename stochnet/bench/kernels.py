@@ -113,7 +113,7 @@ def expert_kernels(network, X, density):
     generator = np.random.default_rng(SEED)
     # too small to move a weight anywhere
     dH = generator.standard_normal((n_units, n_rows), dtype=np.float32) * 1e-6
-    H, reads = np.zeros_like(dH), np.zeros(n_units, dtype=np.int64)
+    H = np.zeros_like(dH)
     # per repeat: pairs that are computed, experts that are touched
     pairs = counts.sum() / len(counts)
     weights = 4 * D * np.count_nonzero(counts) / len(counts)
@@ -123,7 +123,7 @@ def expert_kernels(network, X, density):
     yield (
         Kernel(
             "expert forward",
-            lambda *r: timing.expert_forward(H, reads, x, expert, rows, counts, *r),
+            lambda *r: timing.expert_forward(H, x, expert, rows, counts, *r),
             n_units,
             2 * pairs * D,
             weights + inputs,

@@ -1,0 +1,220 @@
+/* One layer downwards: gate by gate the gradients of H and h, the estimator, and the
+ * updates of readout and experts; where a layer lies below, first the gradient of the
+ * input, panel by panel; then the gater's two dense layers. Called by all threads of a
+ * parallel region; see network.c.
+ */
+#include "layout.h"
+#include "stochnet.h"
+#include "vector.h"
+
+/* dL/dy of expert e, from the readout or the layer above: on every row where the
+   estimator credits all gates, else on the listed rows. OUT g (n_rows). */
+static void output_gradient(float *g, const sn_network *net, int64_t l, int64_t e,
+                            const int32_t *rows, int32_t count, int64_t n_rows)
+{
+    const sn_layer *layer = net->layers + l;
+    if (l < net->n_layers - 1)
+        for (int32_t j = 0; j < count; j++)
+            g[rows[j]] = layer->output_gradient[rows[j] * layer->ld_units + e];
+    else if (layer->credit == SN_CREDIT_ALL)
+        readout_gradient_of_all(g, net, e, n_rows);
+    else
+        readout_gradient(g, net, e, rows, count);
+}
+
+/* Gate k's gradients of h (added to dh) and of H (left in its place); then the step of
+   its rows of the readout. */
+static void experts_backward(sn_network *net, int64_t l, int64_t k, float *restrict dh,
+                             const sn_pass *pass)
+{
+    sn_layer *layer = net->layers + l;
+    const int64_t ld = net->ld_rows, G = layer->experts_per_gate;
+    const int32_t *rows = layer->rows + k * ld, count = layer->count[k];
+    const int all = layer->credit == SN_CREDIT_ALL;
+    const int32_t *credited = all ? net->indices : rows;
+    const int32_t n_credited = all ? (int32_t)pass->n_rows : count;
+    const float *h = layer->h + k * ld;
+    float *restrict g = pass->gate.output_gradient, *restrict y = pass->gate.slope;
+    for (int64_t e = k * G; e < (k + 1) * G; e++) {
+        float *restrict H = layer->expert_output + e * ld;
+        output_gradient(g, net, l, e, credited, n_credited, pass->n_rows);
+        if (all)
+            for (int64_t b = 0; b < pass->n_rows; b++)
+                dh[b] += g[b] * H[b];
+        for (int32_t j = 0; j < count; j++) {
+            const int32_t b = rows[j];
+            if (!all)
+                dh[b] += g[b] * H[b];
+            y[b] = h[b] * H[b];
+            H[b] = g[b] * h[b];
+        }
+        if (l == net->n_layers - 1)
+            update_readout(net, e, y, rows, count, pass->row);
+    }
+}
+
+/* Step of gate k's experts from dH, which is left in layer->expert_output and lost. */
+static void update_experts(sn_network *net, sn_layer *layer, int64_t k, const sn_input *in,
+                           const sn_pass *pass)
+{
+    const int64_t ld = net->ld_rows, G = layer->experts_per_gate;
+    update_units(&layer->expert, k * G, G, &net->main, layer->expert_output + k * G * ld,
+                 ld, 1, in, net->indices, layer->rows + k * ld, layer->count[k],
+                 pass->gradient);
+}
+
+/* Gate by gate: gradients of H and h, the estimator, the updates that nothing below
+   waits for. Leaves da in layer->da and dH in layer->expert_output. */
+static void units_backward(sn_network *net, int64_t l, const sn_pass *pass)
+{
+    sn_layer *layer = net->layers + l;
+    const sn_input in = input_of(net, l);
+    const int64_t ld = net->ld_rows, n_rows = pass->n_rows;
+    const int64_t width = sn_block_width(layer);
+#pragma omp for schedule(dynamic)
+    for (int64_t first = 0; first < layer->n_gates; first += width)
+        for (int64_t k = first; k < smaller(first + width, layer->n_gates); k++) {
+            float *dh = pass->gate.noisy;
+            memset(dh, 0, (size_t)padded(n_rows) * sizeof *dh);
+            if (layer->credit == SN_CREDIT_ALL || layer->count[k] > 0)
+                experts_backward(net, l, k, dh, pass);
+            gate_backward(layer, k, n_rows, ld, dh, net->loss, &pass->gate);
+            if (l == 0)
+                update_experts(net, layer, k, &in, pass);
+        }
+}
+
+/* ---- Gradient of a layer's input, a panel of inputs at a time -------------------- */
+
+/* The part of each row's blocks that lies in inputs [begin, end).
+   OUT first, last (n_rows). */
+static void blocks_within(int32_t *first, int32_t *last, const sn_blocks *all,
+                          int64_t n_rows, int64_t begin, int64_t end)
+{
+    for (int64_t b = 0; b < n_rows; b++) {
+        const int32_t *list = all->list + b * all->ld;
+        int32_t e = 0;
+        while (e < all->last[b] && list[e] * all->width < begin)
+            e++;
+        first[b] = e;
+        while (e < all->last[b] && list[e] * all->width < end)
+            e++;
+        last[b] = e;
+    }
+}
+
+/* dx += c' W over the listed rows and inputs [begin, end) */
+static void add_input_gradient(float *dx, const sn_network *net, const float *c,
+                               int64_t ld_unit, int64_t ld_row, const float *w,
+                               int64_t n_units, int64_t ld, const sn_blocks *blocks,
+                               const int32_t *rows, int64_t n_rows, int64_t begin,
+                               int64_t end)
+{
+    if (blocks)
+        block_input_sums(dx, ld, c, ld_unit, ld_row, w, ld, n_units, blocks, rows,
+                         n_rows);
+    else
+        weighted_sums(dx + begin, ld, rows, n_rows, c, ld_row, ld_unit, w + begin, ld,
+                      net->indices, n_units, end - begin);
+}
+
+/* dL/dx through experts and gater, experts ascending; dH, du are in place. */
+static void input_gradient(sn_network *net, int64_t l, const sn_pass *pass)
+{
+    sn_layer *layer = net->layers + l, *below = layer - 1;
+    const int64_t ld = net->ld_rows, ld_x = below->ld_units, G = layer->experts_per_gate;
+    const int64_t block = below->experts_per_gate, n_rows = pass->n_rows;
+    const sn_input in = input_of(net, l);
+    const int skips = in.has_blocks && below->credit != SN_CREDIT_ALL;
+    const int64_t width = panel_width(ld_x);
+    const int64_t step = skips ? (width + block - 1) / block * block : width;
+    float *dx = below->output_gradient;
+    int32_t *first = (int32_t *)(void *)pass->gate.z, *last = first + ld;
+#pragma omp for schedule(dynamic)
+    for (int64_t begin = 0; begin < ld_x; begin += step) {
+        const int64_t end = smaller(begin + step, ld_x);
+        sn_blocks within = in.blocks;
+        if (skips)
+            blocks_within(first, last, &in.blocks, n_rows, begin, end);
+        within.first = first;
+        within.last = last;
+        for (int64_t b = 0; b < n_rows; b++)
+            memset(dx + b * ld_x + begin, 0, (size_t)(end - begin) * sizeof *dx);
+        for (int64_t k = 0; k < layer->n_gates; k++)
+            add_input_gradient(dx, net, layer->expert_output + k * G * ld, ld, 1,
+                               layer->expert.weight + k * G * ld_x, G, ld_x,
+                               skips ? &within : NULL, layer->rows + k * ld,
+                               layer->count[k], begin, end);
+        for (int64_t m = 0; m < layer->n_hidden; m += UPDATE_UNITS)
+            add_input_gradient(dx, net, layer->hidden_gradient + m, 1, layer->ld_hidden,
+                               layer->hidden.weight + m * ld_x,
+                               smaller(UPDATE_UNITS, layer->n_hidden - m), ld_x,
+                               skips ? &within : NULL, net->indices, n_rows, begin, end);
+    }
+}
+
+/* ---- The gater ---------------------------------------------------------------------- */
+
+/* du = (da' Wg) (1 - U^2), (B, M) */
+static void hidden_backward(const sn_network *net, sn_layer *layer, int64_t n_rows)
+{
+    const int64_t width = panel_width(layer->n_hidden), ld = layer->ld_hidden;
+#pragma omp for schedule(dynamic) collapse(2)
+    for (int64_t first = 0; first < n_rows; first += PANEL_ROWS)
+        for (int64_t m = 0; m < layer->n_hidden; m += width) {
+            const int64_t n = smaller(width, layer->n_hidden - m), n_padded = padded(n);
+            const int64_t rows = smaller(PANEL_ROWS, n_rows - first);
+            float *du = layer->hidden_gradient + m;
+            const float *U = layer->hidden_output + m;
+            for (int64_t b = first; b < first + rows; b++)
+                memset(du + b * ld, 0, (size_t)n_padded * sizeof *du);
+            for (int64_t k = 0; k < layer->n_gates; k += LEAST_INDICES)
+                weighted_sums(du, ld, net->indices + first, rows,
+                              layer->da + k * net->ld_rows, 1, net->ld_rows,
+                              layer->gate.weight + k * ld + m, ld, net->indices,
+                              smaller(LEAST_INDICES, layer->n_gates - k), n_padded);
+            for (int64_t b = first; b < first + rows; b++)
+                for (int64_t i = 0; i < n; i++)
+                    du[b * ld + i] *= 1.0f - U[b * ld + i] * U[b * ld + i];
+        }
+}
+
+/* The gater's two dense layers, UPDATE_UNITS at a time; with the gates, the control of
+   their firing rate. */
+static void update_gater(sn_network *net, int64_t l, const sn_pass *pass)
+{
+    sn_layer *layer = net->layers + l;
+    const int64_t n_rows = pass->n_rows, ld = net->ld_rows;
+    const sn_input in = input_of(net, l);
+    const sn_input hidden = {.x = layer->hidden_output, .ld = layer->ld_hidden};
+#pragma omp for schedule(dynamic)
+    for (int64_t k = 0; k < layer->n_gates; k += UPDATE_UNITS) {
+        const int64_t width = smaller(UPDATE_UNITS, layer->n_gates - k);
+        update_units(&layer->gate, k, width, &net->gater, layer->da + k * ld, ld, 1,
+                     &hidden, net->indices, net->indices, n_rows, pass->gradient);
+        for (int64_t i = 0; i < width; i++)
+            control_firing_rate(layer, k + i, n_rows);
+    }
+#pragma omp for schedule(dynamic)
+    for (int64_t m = 0; m < layer->n_hidden; m += UPDATE_UNITS)
+        update_units(&layer->hidden, m, smaller(UPDATE_UNITS, layer->n_hidden - m),
+                     &net->gater, layer->hidden_gradient + m, 1, layer->ld_hidden, &in,
+                     net->indices, net->indices, n_rows, pass->gradient);
+}
+
+static void layer_backward(sn_network *net, int64_t l, const sn_pass *pass)
+{
+    sn_layer *layer = net->layers + l;
+    units_backward(net, l, pass);
+    hidden_backward(net, layer, pass->n_rows);
+    if (l > 0) {
+        const sn_input in = input_of(net, l);
+        const int64_t width = sn_block_width(layer);
+        input_gradient(net, l, pass);
+#pragma omp for schedule(dynamic)
+        for (int64_t first = 0; first < layer->n_gates; first += width)
+            for (int64_t k = first; k < smaller(first + width, layer->n_gates); k++)
+                update_experts(net, layer, k, &in, pass);
+    }
+    update_gater(net, l, pass);
+}

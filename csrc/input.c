@@ -1,0 +1,100 @@
+/* What a layer reads: the network's input, or the output of the layer below, of which
+ * only the active blocks are touched where its gates switch large enough blocks.
+ */
+#include "layout.h"
+#include "stochnet.h"
+
+typedef struct {
+    const float *x; /* (B, ld) */
+    int64_t ld;
+    int has_blocks;
+    sn_blocks blocks;
+} sn_input;
+
+/* Whether readers of this layer's output skip its silent blocks. Blocks must be whole
+   vectors; above this density the dense kernels, which share their loads between rows,
+   are faster. */
+static int output_has_blocks(const sn_layer *layer)
+{
+    return layer->experts_per_gate % SN_PAD == 0 && layer->density <= 0.5f &&
+           !unit_table[layer->unit]->always_fires;
+}
+
+static sn_input input_of(const sn_network *net, int64_t l)
+{
+    if (l == 0)
+        return (sn_input){.x = net->input, .ld = net->layers->ld_inputs};
+    const sn_layer *below = net->layers + l - 1;
+    return (sn_input){below->output,
+                      below->ld_units,
+                      output_has_blocks(below),
+                      {below->experts_per_gate, below->n_gates, below->gates, NULL,
+                       below->n_gates_of_row}};
+}
+
+/* out[i, r] = bias[i] + w_i . x_r for `n_units` units of p from `first` on and the
+   listed rows; OUT and strides as of dot_products. */
+static void input_products(float *out, int64_t ld_unit, int64_t ld_row,
+                           const sn_parameters *p, int64_t first, int64_t n_units,
+                           const sn_input *in, const int32_t *rows, int64_t n_rows)
+{
+    const float *w = p->weight + first * p->ld, *bias = p->bias + first;
+    if (in->has_blocks)
+        block_dot_products(out, ld_unit, ld_row, w, p->ld, bias, n_units, in->x, in->ld,
+                           &in->blocks, rows, n_rows);
+    else
+        dot_products(out, ld_unit, ld_row, w, p->ld, bias, n_units, in->x, in->ld, rows,
+                     n_rows, p->ld);
+}
+
+/* w_i += sum over the listed rows of c[i, r] x_r. INOUT w (n_units, in->ld).
+   IN c, element (i, r) at i * ld_unit + r * ld_row; indices (n_units) 0, 1, ... */
+static void input_sums(float *w, int64_t n_units, const float *c, int64_t ld_unit,
+                       int64_t ld_row, const sn_input *in, const int32_t *indices,
+                       const int32_t *rows, int64_t n_rows)
+{
+    if (in->has_blocks)
+        block_weight_sums(w, in->ld, n_units, c, ld_unit, ld_row, in->x, in->ld,
+                          &in->blocks, rows, n_rows);
+    else
+        weighted_sums(w, in->ld, indices, n_units, c, ld_unit, ld_row, in->x, in->ld,
+                      rows, n_rows, in->ld);
+}
+
+/* One step of `n_units` units of p from `first` on, from the gradient c of their
+   pre-activations on the listed rows; c may be lost.
+   IN gradient: scratch, (UPDATE_UNITS, p->ld). */
+static void update_units(sn_parameters *p, int64_t first, int64_t n_units,
+                         const sn_optimizer *optimizer, float *c, int64_t ld_unit,
+                         int64_t ld_row, const sn_input *in, const int32_t *indices,
+                         const int32_t *rows, int64_t n_rows, float *gradient)
+{
+    const int plain = is_plain_sgd(p, optimizer);
+    if (is_frozen(optimizer) || n_rows == 0)
+        return;
+    for (int64_t from = 0; from < n_units; from += UPDATE_UNITS) {
+        const int64_t width = n_units - from < UPDATE_UNITS ? n_units - from : UPDATE_UNITS;
+        float bias_gradient[UPDATE_UNITS] = {0.0f};
+        float *ci = c + from * ld_unit, *out = gradient;
+        for (int64_t i = 0; i < width; i++)
+            for (int64_t j = 0; j < n_rows; j++)
+                bias_gradient[i] += ci[i * ld_unit + rows[j] * ld_row];
+        if (plain) {
+            out = p->weight + (first + from) * p->ld;
+            for (int64_t i = 0; i < width; i++) {
+                begin_plain(p, first + from + i, optimizer);
+                for (int64_t j = 0; j < n_rows; j++)
+                    ci[i * ld_unit + rows[j] * ld_row] *= -optimizer->learning_rate;
+            }
+        } else {
+            memset(out, 0, (size_t)(width * p->ld) * sizeof *out);
+        }
+        input_sums(out, width, ci, ld_unit, ld_row, in, indices, rows, n_rows);
+        for (int64_t i = 0; i < width; i++)
+            if (plain)
+                end_plain(p, first + from + i, bias_gradient[i], optimizer);
+            else
+                update_row(p, first + from + i, gradient + i * p->ld, bias_gradient[i],
+                           optimizer);
+    }
+}

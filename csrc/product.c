@@ -1,0 +1,336 @@
+/* Products of rows: dot products forward, weighted sums backward. All linear algebra of
+ * the engine is these two kernels. Rows are gathered by index, so that a dense layer is
+ * the case in which every row is listed.
+ *
+ * Why not BLAS: it picks its kernel by the shape of the whole call, so a row's result
+ * would depend on its neighbours in the batch; it brings threads of its own, limits on
+ * which are the process's; and it gathers nothing. Here an element's bits depend on its
+ * own operands only, whatever tile computes it.
+ */
+#include "stochnet.h"
+#include "vector.h"
+
+/* A tile has as many accumulators as the registers hold beside its operands, and more
+   units than rows: a unit's weights come from further away. */
+#if SN_LANES == 16 || defined(__aarch64__)
+#define TILE_UNITS 8
+#else
+#define TILE_UNITS 4
+#endif
+
+/* Rows that one pass over longer ones is cut into, in floats: a tile's stay in L1. */
+enum { PIECE = 1024 };
+
+/* ---- Dot products: one vector accumulator each, and then its sum ---------------- */
+
+typedef struct {
+    float *out;
+    int64_t ld_unit, ld_row;
+    const float *bias; /* (units), or NULL for 0 */
+    int add;           /* to what is there, in place of the bias */
+} dot_output;
+
+SN_INLINE void store_dot(const dot_output *o, int64_t i, int32_t row, float sum)
+{
+    float *out = o->out + i * o->ld_unit + row * o->ld_row;
+    const float base = o->add ? *out : o->bias ? o->bias[i] : 0.0f;
+    *out = base + sum;
+}
+
+SN_INLINE void store_units(const dot_output *o, int64_t i, int32_t row, sn_four sums)
+{
+    for (int u = 0; u < 4; u++)
+        store_dot(o, i + u, row, sums[u]);
+}
+
+SN_INLINE void store_rows(const dot_output *o, const int32_t *rows, sn_four sums)
+{
+    for (int r = 0; r < 4; r++)
+        store_dot(o, 0, rows[r], sums[r]);
+}
+
+#define START(i, j) sn_vec sum##i##j = {0};
+#define LOAD(j) const sn_vec x##j = sn_load(row##j + d);
+#define ROW(j) const float *row##j = x + rows[j] * ld_x;
+#define STEP(i, j) sum##i##j += weight##i * x##j;
+#define UNIT(i, WITH)                                                                  \
+    const sn_vec weight##i = sn_load(w + i * ld_w + d);                                \
+    WITH(STEP, i)
+#define DEFINE_DOT_TILE(NAME, EACH_UNIT, EACH_ROW, WITH, FINISH)                       \
+    static void NAME(const dot_output *o, const float *w, int64_t ld_w,                \
+                     const float *x, int64_t ld_x, const int32_t *rows, int64_t n)     \
+    {                                                                                  \
+        (void)ld_w;                                                                    \
+        EACH_ROW(ROW)                                                                  \
+        EACH_UNIT(START##WITH)                                                         \
+        for (int64_t d = 0; d < n; d += SN_LANES) {                                    \
+            EACH_ROW(LOAD)                                                             \
+            EACH_UNIT(UNIT##WITH)                                                      \
+        }                                                                              \
+        FINISH                                                                         \
+    }
+#define START_1(i) SN_WITH_1(START, i)
+#define UNIT_1(i) UNIT(i, SN_WITH_1)
+#define START_3(i) SN_WITH_3(START, i)
+#define UNIT_3(i) UNIT(i, SN_WITH_3)
+#define START_4(i) SN_WITH_4(START, i)
+#define UNIT_4(i) UNIT(i, SN_WITH_4)
+#define START_8(i) SN_WITH_8(START, i)
+#define UNIT_8(i) UNIT(i, SN_WITH_8)
+#define FOUR_UNITS(i0, i1, i2, i3, j)                                                  \
+    store_units(o, i0, rows[j],                                                        \
+                sn_sum_4(sum##i0##j, sum##i1##j, sum##i2##j, sum##i3##j));
+#define FOUR_ROWS(j0, j1, j2, j3)                                                      \
+    store_rows(o, rows + j0, sn_sum_4(sum0##j0, sum0##j1, sum0##j2, sum0##j3));
+#define ROW_OF_4(j) FOUR_UNITS(0, 1, 2, 3, j)
+#define ROW_OF_8(j) ROW_OF_4(j) FOUR_UNITS(4, 5, 6, 7, j)
+#if TILE_UNITS == 8
+DEFINE_DOT_TILE(dot_8_by_3, SN_EACH_8, SN_EACH_3, _3, SN_EACH_3(ROW_OF_8))
+DEFINE_DOT_TILE(dot_8_by_1, SN_EACH_8, SN_EACH_1, _1, ROW_OF_8(0))
+#endif
+DEFINE_DOT_TILE(dot_4_by_3, SN_EACH_4, SN_EACH_3, _3, SN_EACH_3(ROW_OF_4))
+DEFINE_DOT_TILE(dot_4_by_1, SN_EACH_4, SN_EACH_1, _1, ROW_OF_4(0))
+DEFINE_DOT_TILE(dot_1_by_8, SN_EACH_1, SN_EACH_8, _8,
+                FOUR_ROWS(0, 1, 2, 3) FOUR_ROWS(4, 5, 6, 7))
+DEFINE_DOT_TILE(dot_1_by_1, SN_EACH_1, SN_EACH_1, _1,
+                store_dot(o, 0, rows[0], sn_sum(sum00));)
+#undef START
+#undef LOAD
+#undef STEP
+#undef UNIT
+
+typedef void dot_kernel(const dot_output *, const float *, int64_t, const float *, int64_t,
+                        const int32_t *, int64_t);
+
+/* One tile of units with all listed rows, `step` rows at a time and then singly. */
+static void dot_rows(dot_kernel *tile, dot_kernel *single, int64_t step,
+                     const dot_output *o, const float *w, int64_t ld_w, const float *x,
+                     int64_t ld_x, const int32_t *rows, int64_t n_rows, int64_t n)
+{
+    int64_t j = 0;
+    for (; j + step <= n_rows; j += step)
+        tile(o, w, ld_w, x, ld_x, rows + j, n);
+    for (; j < n_rows; j++)
+        single(o, w, ld_w, x, ld_x, rows + j, n);
+}
+
+/* out[i, rows[j]] = bias[i] + w_i . x_rows[j]; no other element of out is written.
+   OUT out, element (i, r) at i * ld_unit + r * ld_row.
+   IN w (n_units, ld_w), bias (n_units) or NULL for 0, x (*, ld_x), rows (n_rows), n a multiple of
+   SN_PAD. Nothing of w is read where n_rows is 0. */
+static void dot_products(float *out, int64_t ld_unit, int64_t ld_row, const float *w,
+                         int64_t ld_w, const float *bias, int64_t n_units,
+                         const float *x, int64_t ld_x, const int32_t *rows,
+                         int64_t n_rows, int64_t n)
+{
+    const int64_t pieces = (n - 1) / PIECE + 1, length = padded((n - 1) / pieces + 1);
+    for (int64_t d = 0; d < n; d += length) {
+        const int64_t m = d + length < n ? length : n - d;
+        for (int64_t i = 0, step; i < n_units; i += step) {
+            const int64_t left = n_units - i;
+            const dot_output o = {out + i * ld_unit, ld_unit, ld_row,
+                                  bias ? bias + i : NULL, d > 0};
+            const float *wi = w + i * ld_w + d, *xd = x + d;
+#if TILE_UNITS == 8
+            if (left >= 8) {
+                dot_rows(dot_8_by_3, dot_8_by_1, 3, &o, wi, ld_w, xd, ld_x, rows, n_rows,
+                         m);
+                step = 8;
+                continue;
+            }
+#endif
+            if (left >= 4)
+                dot_rows(dot_4_by_3, dot_4_by_1, 3, &o, wi, ld_w, xd, ld_x, rows, n_rows,
+                         m);
+            else
+                dot_rows(dot_1_by_8, dot_1_by_1, 8, &o, wi, ld_w, xd, ld_x, rows, n_rows,
+                         m);
+            step = left >= 4 ? 4 : 1;
+        }
+    }
+}
+
+/* ---- Pairs of one unit with one row ------------------------------------------------ */
+
+/* Few rows of a unit leave a tile waiting for its own sums. What is left over from
+   several units is computed eight pairs at a time instead. */
+typedef struct {
+    int64_t n; /* floats of a row */
+    int count;
+    const float *w[8], *x[8];
+    float bias[8], *out[8];
+} dot_pairs;
+
+#define START(i) sn_vec sum##i = {0};
+#define POINT(i) const float *w##i = pairs->w[i] + d, *x##i = pairs->x[i] + d;
+#define STEP(i) sum##i += sn_load(w##i + e) * sn_load(x##i + e);
+static void finish_pairs(dot_pairs *pairs)
+{
+    const int64_t pieces = (pairs->n - 1) / PIECE + 1;
+    const int64_t length = padded((pairs->n - 1) / pieces + 1);
+    const int count = pairs->count;
+    for (int i = count; i < 8; i++) { /* computed and dropped: too rare to matter */
+        pairs->w[i] = pairs->w[0];
+        pairs->x[i] = pairs->x[0];
+    }
+    for (int64_t d = 0; count > 0 && d < pairs->n; d += length) {
+        const int64_t m = d + length < pairs->n ? length : pairs->n - d;
+        SN_EACH_8(START)
+        SN_EACH_8(POINT)
+        for (int64_t e = 0; e < m; e += SN_LANES) {
+            SN_EACH_8(STEP)
+        }
+        const sn_four sums[2] = {sn_sum_4(sum0, sum1, sum2, sum3),
+                                 sn_sum_4(sum4, sum5, sum6, sum7)};
+        for (int i = 0; i < count; i++)
+            *pairs->out[i] = (d == 0 ? pairs->bias[i] : *pairs->out[i]) + sums[i / 4][i % 4];
+    }
+    pairs->count = 0;
+}
+#undef START
+#undef POINT
+#undef STEP
+
+/* out[rows[j]] = bias + w . x_rows[j] for one unit; what does not fill a tile waits in
+   `pairs`, of which the caller finishes the last. Same bits as dot_products. */
+static void dot_products_of_unit(float *out, const float *w, float bias, const float *x,
+                                 int64_t ld_x, const int32_t *rows, int64_t n_rows,
+                                 dot_pairs *pairs)
+{
+    const int64_t whole = n_rows / 8 * 8;
+    if (whole > 0)
+        dot_products(out, 0, 1, w, 0, &bias, 1, x, ld_x, rows, whole, pairs->n);
+    for (int64_t j = whole; j < n_rows; j++) {
+        const int i = pairs->count++;
+        pairs->w[i] = w;
+        pairs->x[i] = x + rows[j] * ld_x;
+        pairs->bias[i] = bias;
+        pairs->out[i] = out + rows[j];
+        if (pairs->count == 8)
+            finish_pairs(pairs);
+    }
+}
+
+/* Outputs of the experts of gates [first, end) on the gates' active rows; nothing else
+   of H is written, and no weight is read of a gate without active rows.
+   OUT H (E, ld_rows). IN experts (E, ld_x), of which gate k has experts_per_gate from
+   k * experts_per_gate on; x (*, ld_x), rows (K, ld_rows), count (K). */
+static void expert_forward(float *H, int64_t ld_rows, const sn_parameters *expert,
+                           int64_t experts_per_gate, const float *x, const int32_t *rows,
+                           const int32_t *count, int64_t first, int64_t end)
+{
+    const int64_t ld = expert->ld, G = experts_per_gate;
+    dot_pairs pairs = {.n = ld};
+    for (int64_t k = first; k < end; k++) {
+        const float *w = expert->weight + k * G * ld, *bias = expert->bias + k * G;
+        float *out = H + k * G * ld_rows;
+        if (G == 1)
+            dot_products_of_unit(out, w, *bias, x, ld, rows + k * ld_rows, count[k],
+                                 &pairs);
+        else
+            dot_products(out, ld_rows, 1, w, ld, bias, G, x, ld, rows + k * ld_rows,
+                         count[k], ld);
+    }
+    finish_pairs(&pairs);
+}
+
+/* ---- Weighted sums of rows --------------------------------------------------------- */
+
+/* A tile of outputs is kept in registers over all rows of the sum. */
+#define START(i, j) sn_vec sum##i##j = sn_load(out##i + j * SN_LANES);
+#define OUT(i) float *out##i = out + units[i] * ld_out;
+#define COEFFICIENT(i) const float *c##i = c + units[i] * ld_unit;
+#define LOAD(j) const sn_vec v##j = sn_load(v + rows[r] * ld_v + j * SN_LANES);
+#define STEP(i, j) sum##i##j += weight##i * v##j;
+#define FINISH(i, j) sn_store(out##i + j * SN_LANES, sum##i##j);
+#define UNIT(i, WITH)                                                                  \
+    const float weight##i = c##i[rows[r] * ld_row];                                    \
+    WITH(STEP, i)
+#define DEFINE_SUM_TILE(NAME, EACH_UNIT, EACH_COLUMN, WITH)                            \
+    static void NAME(float *out, int64_t ld_out, const int32_t *units, const float *c, \
+                     int64_t ld_unit, int64_t ld_row, const float *v, int64_t ld_v,    \
+                     const int32_t *rows, int64_t n_rows)                              \
+    {                                                                                  \
+        EACH_UNIT(OUT)                                                                 \
+        EACH_UNIT(COEFFICIENT)                                                         \
+        EACH_UNIT(START##WITH)                                                         \
+        for (int64_t r = 0; r < n_rows; r++) {                                         \
+            EACH_COLUMN(LOAD)                                                          \
+            EACH_UNIT(UNIT##WITH)                                                      \
+        }                                                                              \
+        EACH_UNIT(FINISH##WITH)                                                        \
+    }
+#define FINISH_1(i) SN_WITH_1(FINISH, i)
+#define FINISH_3(i) SN_WITH_3(FINISH, i)
+#define FINISH_4(i) SN_WITH_4(FINISH, i)
+#define FINISH_8(i) SN_WITH_8(FINISH, i)
+#if TILE_UNITS == 8
+DEFINE_SUM_TILE(sum_8_by_3, SN_EACH_8, SN_EACH_3, _3)
+DEFINE_SUM_TILE(sum_8_by_1, SN_EACH_8, SN_EACH_1, _1)
+#endif
+DEFINE_SUM_TILE(sum_4_by_3, SN_EACH_4, SN_EACH_3, _3)
+DEFINE_SUM_TILE(sum_4_by_1, SN_EACH_4, SN_EACH_1, _1)
+DEFINE_SUM_TILE(sum_1_by_8, SN_EACH_1, SN_EACH_8, _8)
+DEFINE_SUM_TILE(sum_1_by_4, SN_EACH_1, SN_EACH_4, _4)
+DEFINE_SUM_TILE(sum_1_by_1, SN_EACH_1, SN_EACH_1, _1)
+#undef START
+#undef OUT
+#undef COEFFICIENT
+#undef LOAD
+#undef STEP
+#undef FINISH
+#undef UNIT
+
+typedef void sum_kernel(float *, int64_t, const int32_t *, const float *, int64_t,
+                        int64_t, const float *, int64_t, const int32_t *, int64_t);
+
+/* The widest kernel for `left` units and `vectors` vectors of columns.
+   OUT units and vectors that it takes. */
+static sum_kernel *choose_sum(int64_t *units, int64_t *vectors, int64_t left)
+{
+#if TILE_UNITS == 8
+    if (left >= 8) {
+        *units = 8;
+        *vectors = *vectors >= 3 ? 3 : 1;
+        return *vectors == 3 ? sum_8_by_3 : sum_8_by_1;
+    }
+#endif
+    if (left >= 4) {
+        *units = 4;
+        *vectors = *vectors >= 3 ? 3 : 1;
+        return *vectors == 3 ? sum_4_by_3 : sum_4_by_1;
+    }
+    *units = 1;
+    *vectors = *vectors >= 8 ? 8 : *vectors >= 4 ? 4 : 1;
+    return *vectors == 8 ? sum_1_by_8 : *vectors == 4 ? sum_1_by_4 : sum_1_by_1;
+}
+
+/* out_units[i] += sum over the listed rows r, in their order, of c[units[i], r] v_r.
+   INOUT out (*, ld_out), n floats of each listed row.
+   IN units (n_units), rows (n_rows), v (*, ld_v), c with element (i, r) at
+   i * ld_unit + r * ld_row; n a multiple of SN_PAD. */
+static void weighted_sums(float *out, int64_t ld_out, const int32_t *units,
+                          int64_t n_units, const float *c, int64_t ld_unit,
+                          int64_t ld_row, const float *v, int64_t ld_v,
+                          const int32_t *rows, int64_t n_rows, int64_t n)
+{
+    enum { BLOCK = 128 }; /* rows; three columns of them stay in L1 */
+    for (int64_t r = 0; r < n_rows; r += BLOCK) {
+        const int64_t count = r + BLOCK < n_rows ? BLOCK : n_rows - r;
+        const int64_t tiled = n_units < 4 ? 0 : n_units / 4 * 4;
+        int64_t width, vectors;
+        for (int64_t d = 0; tiled > 0 && d < n; d += vectors * SN_LANES)
+            for (int64_t i = 0; i < tiled; i += width) {
+                vectors = (n - d) / SN_LANES;
+                choose_sum(&width, &vectors, tiled - i)(out + d, ld_out, units + i, c,
+                                                        ld_unit, ld_row, v + d, ld_v,
+                                                        rows + r, count);
+            }
+        for (int64_t i = tiled; i < n_units; i++)
+            for (int64_t d = 0; d < n; d += vectors * SN_LANES) {
+                vectors = (n - d) / SN_LANES;
+                choose_sum(&width, &vectors, 1)(out + d, ld_out, units + i, c, ld_unit,
+                                                ld_row, v + d, ld_v, rows + r, count);
+            }
+    }
+}

@@ -1,0 +1,95 @@
+/* The softmax layer. Its weights lie expert by expert, as rows of V: forward is a sum of
+ * rows over the experts that ran, in fixed blocks of gates, so that threads can share it.
+ */
+#include "layout.h"
+#include "stochnet.h"
+#include "vector.h"
+
+/* partial (B, ld_classes) += h H V_e for the active rows of gate k and its experts */
+static void readout_gate(const sn_network *net, float *partial, const sn_layer *layer,
+                         int64_t k)
+{
+    const int64_t ld = net->ld_classes, n_rows = net->ld_rows, G = layer->experts_per_gate;
+    const int32_t *rows = layer->rows + k * n_rows, count = layer->count[k];
+    const float *h = layer->h + k * n_rows;
+    for (int64_t e = k * G; e < (k + 1) * G; e++) {
+        const float *V = net->readout.weight + e * ld;
+        const float *H = layer->expert_output + e * n_rows;
+        for (int32_t j = 0; j < count; j++) {
+            float *out = partial + rows[j] * ld;
+            const float y = h[rows[j]] * H[rows[j]];
+            for (int64_t c = 0; c < ld; c += SN_LANES)
+                sn_store(out + c, sn_load(out + c) + y * sn_load(V + c));
+        }
+    }
+}
+
+/* Sums the blocks in order, softmax, and in training loss and gradient. */
+static void readout_forward(sn_network *net, int64_t n_rows, int training)
+{
+    const int64_t ld = net->ld_classes;
+    const sn_layer *layer = net->layers + net->n_layers - 1;
+    const int64_t blocks = sn_block_count(layer);
+    const float scale = 1.0f / (float)n_rows;
+#pragma omp for schedule(static)
+    for (int64_t b = 0; b < n_rows; b++) {
+        float *logits = net->logits + b * ld, *gradient = net->logit_gradient + b * ld;
+        memcpy(logits, net->readout_bias.weight, (size_t)ld * sizeof *logits);
+        for (int64_t block = 0; block < blocks; block++) {
+            const float *partial = net->partials + (block * net->ld_rows + b) * ld;
+            for (int64_t c = 0; c < ld; c++)
+                logits[c] += partial[c];
+        }
+        net->loss[b] = cross_entropy(logits, gradient, training ? net->target[b] : -1,
+                                     scale, net->n_classes);
+        if (training && layer->credit == SN_CREDIT_ALL)
+            for (int64_t c = 0; c < net->n_classes; c++)
+                net->logit_gradient_t[c * net->ld_rows + b] = gradient[c];
+    }
+}
+
+/* dL/dy of expert e of the last layer on every row. OUT g (n_rows). */
+static void readout_gradient_of_all(float *restrict g, const sn_network *net, int64_t e,
+                                    int64_t n_rows)
+{
+    for (int64_t b = 0; b < n_rows; b++)
+        g[b] = 0.0f;
+    for (int64_t c = 0; c < net->n_classes; c++) {
+        const float v = net->readout.weight[e * net->ld_classes + c];
+        const float *column = net->logit_gradient_t + c * net->ld_rows;
+        for (int64_t b = 0; b < n_rows; b++)
+            g[b] += v * column[b];
+    }
+}
+
+/* dL/dy of expert e of the last layer on the listed rows. OUT g (n_rows). */
+static void readout_gradient(float *g, const sn_network *net, int64_t e,
+                             const int32_t *rows, int32_t count)
+{
+    const int64_t ld = net->ld_classes;
+    dot_products(g, 0, 1, net->readout.weight + e * ld, ld, NULL, 1, net->logit_gradient,
+                 ld, rows, count, ld);
+}
+
+/* Step of V_e, whose gradient is the sum of y dL/dlogits over the listed rows.
+   IN y (n_rows), may be lost; gradient: scratch. */
+static void update_readout(sn_network *net, int64_t e, float *y, const int32_t *rows,
+                           int32_t count, float *gradient)
+{
+    sn_optimizer optimizer = net->main;
+    optimizer.max_norm = 0.0f; /* the softmax layer has none (App. A.4) */
+    const sn_input in = {.x = net->logit_gradient, .ld = net->ld_classes};
+    update_units(&net->readout, e, 1, &optimizer, y, 0, 1, &in, net->indices, rows, count,
+                 gradient);
+}
+
+static void update_readout_bias(sn_network *net, int64_t n_rows, float *gradient)
+{
+    memset(gradient, 0, (size_t)net->ld_classes * sizeof *gradient);
+    for (int64_t b = 0; b < n_rows; b++)
+        for (int64_t c = 0; c < net->n_classes; c++)
+            gradient[c] += net->logit_gradient[b * net->ld_classes + c];
+    sn_optimizer optimizer = net->main;
+    optimizer.max_norm = optimizer.decay = 0.0f;
+    update_row(&net->readout_bias, 0, gradient, 0.0f, &optimizer);
+}
