@@ -115,7 +115,7 @@ static void add_input_gradient(float *dx, const sn_network *net, const float *c,
                          n_rows);
     else
         weighted_sums(dx + begin, ld, rows, n_rows, c, ld_row, ld_unit, w + begin, ld,
-                      net->indices, n_units, end - begin);
+                      net->indices, n_units, end - begin, 1.0f);
 }
 
 /* dL/dx through experts and gater, experts ascending; dH, du are in place. */
@@ -172,7 +172,8 @@ static void hidden_backward(const sn_network *net, sn_layer *layer, int64_t n_ro
                 weighted_sums(du, ld, net->indices + first, rows,
                               layer->da + k * net->ld_rows, 1, net->ld_rows,
                               layer->gate.weight + k * ld + m, ld, net->indices,
-                              smaller(LEAST_INDICES, layer->n_gates - k), n_padded);
+                              smaller(LEAST_INDICES, layer->n_gates - k), n_padded,
+                              1.0f);
             for (int64_t b = first; b < first + rows; b++)
                 for (int64_t i = 0; i < n; i++)
                     du[b * ld + i] *= 1.0f - U[b * ld + i] * U[b * ld + i];

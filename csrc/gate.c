@@ -1,16 +1,34 @@
 /* The gates of one unit over a mini-batch: noise, unit, active rows, penalty. */
 #include "stochnet.h"
+#include "vector.h"
+
+/* Adds the rows from `first` on whose bit is set to the list. Returns its length. */
+static int32_t list_rows(int32_t *rows, int32_t count, int64_t first, uint32_t bits,
+                         int64_t n_rows)
+{
+    if (n_rows - first < 16)
+        bits &= (1u << (n_rows - first)) - 1u;
+    for (; bits != 0; bits &= bits - 1)
+        rows[count++] = (int32_t)first + __builtin_ctz(bits);
+    return count;
+}
 
 /* Rows with a non-zero gate, ascending.
-   OUT rows (n_rows), returns how many. IN h (n_rows). */
-static int32_t active_rows(int32_t *restrict rows, const float *restrict h,
-                           int64_t n_rows)
+   OUT rows (n_rows), returns how many. IN h (n_rows, padded). */
+static int32_t active_rows(int32_t *rows, const float *h, int64_t n_rows)
 {
     int32_t count = 0;
-    for (int32_t b = 0; b < (int32_t)n_rows; b++) {
-        rows[count] = b; /* no branch: overwritten unless it counts */
-        count += h[b] != 0.0f;
-    }
+    for (int64_t b = 0; b < n_rows; b += 16)
+        count = list_rows(rows, count, b, sn_different(h + b, 0.0f), n_rows);
+    return count;
+}
+
+/* The same for rows with a score above the threshold. */
+static int32_t rows_above(int32_t *rows, const float *a, float threshold, int64_t n_rows)
+{
+    int32_t count = 0;
+    for (int64_t b = 0; b < n_rows; b += 16)
+        count = list_rows(rows, count, b, sn_above(a + b, threshold), n_rows);
     return count;
 }
 
@@ -109,19 +127,15 @@ static void gate_predict(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld_
 {
     const sn_unit *unit = unit_table[layer->unit];
     float *a = layer->a + k * ld_rows, *h = layer->h + k * ld_rows;
-    int32_t *rows = layer->rows + k * ld_rows, count = 0;
+    int32_t *rows = layer->rows + k * ld_rows;
     const sn_unit_row row = {padded(n_rows), a, a, a, &layer->noise};
     gate_value_input(layer, k, n_rows, ld_rows);
     if (layer->noise.draw_only)
         unit->value(h, layer->value, &row);
     gate_score(layer, k, n_rows, ld_rows);
-    if (unit->always_fires)
-        count = all_rows(rows, n_rows);
-    else
-        for (int32_t b = 0; b < (int32_t)n_rows; b++) {
-            rows[count] = b;
-            count += a[b] > layer->threshold;
-        }
+    const int32_t count = unit->always_fires
+                              ? all_rows(rows, n_rows)
+                              : rows_above(rows, a, layer->threshold, n_rows);
     layer->count[k] = count;
     if (count > 0 && !layer->noise.draw_only)
         unit->value(h, layer->value, &row);

@@ -47,22 +47,51 @@ static void input_products(float *out, int64_t ld_unit, int64_t ld_row,
                      n_rows, p->ld);
 }
 
-/* w_i += sum over the listed rows of c[i, r] x_r. INOUT w (n_units, in->ld).
+/* w_i = keep w_i + sum over the listed rows of c[i, r] x_r. INOUT w (n_units, in->ld).
    IN c, element (i, r) at i * ld_unit + r * ld_row; indices (n_units) 0, 1, ... */
 static void input_sums(float *w, int64_t n_units, const float *c, int64_t ld_unit,
                        int64_t ld_row, const sn_input *in, const int32_t *indices,
-                       const int32_t *rows, int64_t n_rows)
+                       const int32_t *rows, int64_t n_rows, float keep)
 {
-    if (in->has_blocks)
+    if (in->has_blocks) {
+        for (int64_t i = 0; keep != 1.0f && i < n_units * in->ld; i++)
+            w[i] *= keep;
         block_weight_sums(w, in->ld, n_units, c, ld_unit, ld_row, in->x, in->ld,
                           &in->blocks, rows, n_rows);
-    else
+    } else {
         weighted_sums(w, in->ld, indices, n_units, c, ld_unit, ld_row, in->x, in->ld,
-                      rows, n_rows, in->ld);
+                      rows, n_rows, in->ld, keep);
+    }
+}
+
+/* Gradients of the biases, and c scaled by -rate where that is what the weights take.
+   OUT bias_gradient (n_units). INOUT c, on the listed rows. */
+static void sum_and_scale(float *restrict bias_gradient, float *restrict c,
+                          int64_t n_units, int64_t ld_unit, int64_t ld_row,
+                          const int32_t *rows, int64_t n_rows, float scale)
+{
+    const int all = n_rows > 0 && rows[n_rows - 1] - rows[0] == n_rows - 1;
+    if (all && ld_row == 1) { /* whole vectors */
+        for (int64_t i = 0; i < n_units; i++) {
+            float *ci = c + i * ld_unit + rows[0];
+            bias_gradient[i] = sn_row_sum(ci, n_rows);
+            for (int64_t b = 0; b < n_rows; b++)
+                ci[b] *= scale;
+        }
+        return;
+    }
+    for (int64_t i = 0; i < n_units; i++)
+        bias_gradient[i] = 0.0f;
+    for (int64_t j = 0; j < n_rows; j++)
+        for (int64_t i = 0; i < n_units; i++) {
+            float *cij = c + i * ld_unit + rows[j] * ld_row;
+            bias_gradient[i] += *cij;
+            *cij *= scale;
+        }
 }
 
 /* One step of `n_units` units of p from `first` on, from the gradient c of their
-   pre-activations on the listed rows; c may be lost.
+   pre-activations on the listed rows; c is lost.
    IN gradient: scratch, (UPDATE_UNITS, p->ld). */
 static void update_units(sn_parameters *p, int64_t first, int64_t n_units,
                          const sn_optimizer *optimizer, float *c, int64_t ld_unit,
@@ -73,28 +102,20 @@ static void update_units(sn_parameters *p, int64_t first, int64_t n_units,
     if (is_frozen(optimizer) || n_rows == 0)
         return;
     for (int64_t from = 0; from < n_units; from += UPDATE_UNITS) {
+        const int64_t row = first + from;
         const int64_t width = n_units - from < UPDATE_UNITS ? n_units - from : UPDATE_UNITS;
-        float bias_gradient[UPDATE_UNITS] = {0.0f};
-        float *ci = c + from * ld_unit, *out = gradient;
-        for (int64_t i = 0; i < width; i++)
-            for (int64_t j = 0; j < n_rows; j++)
-                bias_gradient[i] += ci[i * ld_unit + rows[j] * ld_row];
-        if (plain) {
-            out = p->weight + (first + from) * p->ld;
-            for (int64_t i = 0; i < width; i++) {
-                begin_plain(p, first + from + i, optimizer);
-                for (int64_t j = 0; j < n_rows; j++)
-                    ci[i * ld_unit + rows[j] * ld_row] *= -optimizer->learning_rate;
-            }
-        } else {
+        float bias_gradient[UPDATE_UNITS], *ci = c + from * ld_unit;
+        sum_and_scale(bias_gradient, ci, width, ld_unit, ld_row, rows, n_rows,
+                      plain ? -optimizer->learning_rate : 1.0f);
+        float *out = plain ? p->weight + row * p->ld : gradient;
+        if (!plain)
             memset(out, 0, (size_t)(width * p->ld) * sizeof *out);
-        }
-        input_sums(out, width, ci, ld_unit, ld_row, in, indices, rows, n_rows);
+        input_sums(out, width, ci, ld_unit, ld_row, in, indices, rows, n_rows,
+                   plain ? plain_keep(optimizer) : 1.0f);
         for (int64_t i = 0; i < width; i++)
             if (plain)
-                end_plain(p, first + from + i, bias_gradient[i], optimizer);
+                end_plain(p, row + i, bias_gradient[i], optimizer);
             else
-                update_row(p, first + from + i, gradient + i * p->ld, bias_gradient[i],
-                           optimizer);
+                update_row(p, row + i, gradient + i * p->ld, bias_gradient[i], optimizer);
     }
 }

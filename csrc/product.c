@@ -237,7 +237,7 @@ static void expert_forward(float *H, int64_t ld_rows, const sn_parameters *exper
 /* ---- Weighted sums of rows --------------------------------------------------------- */
 
 /* A tile of outputs is kept in registers over all rows of the sum. */
-#define START(i, j) sn_vec sum##i##j = sn_load(out##i + j * SN_LANES);
+#define START(i, j) sn_vec sum##i##j = keep * sn_load(out##i + j * SN_LANES);
 #define OUT(i) float *out##i = out + units[i] * ld_out;
 #define COEFFICIENT(i) const float *c##i = c + units[i] * ld_unit;
 #define LOAD(j) const sn_vec v##j = sn_load(v + rows[r] * ld_v + j * SN_LANES);
@@ -249,7 +249,7 @@ static void expert_forward(float *H, int64_t ld_rows, const sn_parameters *exper
 #define DEFINE_SUM_TILE(NAME, EACH_UNIT, EACH_COLUMN, WITH)                            \
     static void NAME(float *out, int64_t ld_out, const int32_t *units, const float *c, \
                      int64_t ld_unit, int64_t ld_row, const float *v, int64_t ld_v,    \
-                     const int32_t *rows, int64_t n_rows)                              \
+                     const int32_t *rows, int64_t n_rows, float keep)                  \
     {                                                                                  \
         EACH_UNIT(OUT)                                                                 \
         EACH_UNIT(COEFFICIENT)                                                         \
@@ -282,7 +282,8 @@ DEFINE_SUM_TILE(sum_1_by_1, SN_EACH_1, SN_EACH_1, _1)
 #undef UNIT
 
 typedef void sum_kernel(float *, int64_t, const int32_t *, const float *, int64_t,
-                        int64_t, const float *, int64_t, const int32_t *, int64_t);
+                        int64_t, const float *, int64_t, const int32_t *, int64_t,
+                        float);
 
 /* The widest kernel for `left` units and `vectors` vectors of columns.
    OUT units and vectors that it takes. */
@@ -305,17 +306,18 @@ static sum_kernel *choose_sum(int64_t *units, int64_t *vectors, int64_t left)
     return *vectors == 8 ? sum_1_by_8 : *vectors == 4 ? sum_1_by_4 : sum_1_by_1;
 }
 
-/* out_units[i] += sum over the listed rows r, in their order, of c[units[i], r] v_r.
+/* out_units[i] = keep out_units[i] + sum over the listed rows r, in their order, of
+   c[units[i], r] v_r.
    INOUT out (*, ld_out), n floats of each listed row.
    IN units (n_units), rows (n_rows), v (*, ld_v), c with element (i, r) at
    i * ld_unit + r * ld_row; n a multiple of SN_PAD. */
 static void weighted_sums(float *out, int64_t ld_out, const int32_t *units,
                           int64_t n_units, const float *c, int64_t ld_unit,
                           int64_t ld_row, const float *v, int64_t ld_v,
-                          const int32_t *rows, int64_t n_rows, int64_t n)
+                          const int32_t *rows, int64_t n_rows, int64_t n, float keep)
 {
     enum { BLOCK = 128 }; /* rows; three columns of them stay in L1 */
-    for (int64_t r = 0; r < n_rows; r += BLOCK) {
+    for (int64_t r = 0; r < n_rows; r += BLOCK, keep = 1.0f) {
         const int64_t count = r + BLOCK < n_rows ? BLOCK : n_rows - r;
         const int64_t tiled = n_units < 4 ? 0 : n_units / 4 * 4;
         int64_t width, vectors;
@@ -324,13 +326,14 @@ static void weighted_sums(float *out, int64_t ld_out, const int32_t *units,
                 vectors = (n - d) / SN_LANES;
                 choose_sum(&width, &vectors, tiled - i)(out + d, ld_out, units + i, c,
                                                         ld_unit, ld_row, v + d, ld_v,
-                                                        rows + r, count);
+                                                        rows + r, count, keep);
             }
         for (int64_t i = tiled; i < n_units; i++)
             for (int64_t d = 0; d < n; d += vectors * SN_LANES) {
                 vectors = (n - d) / SN_LANES;
                 choose_sum(&width, &vectors, 1)(out + d, ld_out, units + i, c, ld_unit,
-                                                ld_row, v + d, ld_v, rows + r, count);
+                                                ld_row, v + d, ld_v, rows + r, count,
+                                                keep);
             }
     }
 }

@@ -244,7 +244,7 @@ typedef struct {
     void (*weighted_sums)(float *out, int64_t ld_out, const int32_t *units,
                           int64_t n_units, const float *c, int64_t ld_unit,
                           int64_t ld_row, const float *v, int64_t ld_v,
-                          const int32_t *rows, int64_t n_rows, int64_t n);
+                          const int32_t *rows, int64_t n_rows, int64_t n, float keep);
     void (*tanh)(float *out, int64_t n);
     float (*cross_entropy)(float *logits, float *gradient, int32_t target, float scale,
                            int64_t n_classes);

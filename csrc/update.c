@@ -58,11 +58,16 @@ static void limit_norm(float *w, int64_t n, float limit)
         w[i] *= scale;
 }
 
-/* Plain SGD is linear in the gradient: a kernel can add it to the weights as it sums it
-   up, between `begin_plain` and `end_plain`, and no gradient is ever stored. */
+/* Whether a row's step is w <- keep w - rate g, then its norm: a kernel can add the
+   gradient to the weights as it sums it up, and no gradient is ever stored. */
 static int is_plain_sgd(const sn_parameters *p, const sn_optimizer *o)
 {
     return o->solver == SN_SGD && !p->weight_state[0];
+}
+
+static float plain_keep(const sn_optimizer *o)
+{
+    return 1.0f - o->learning_rate * o->decay;
 }
 
 static int is_frozen(const sn_optimizer *o)
@@ -70,15 +75,7 @@ static int is_frozen(const sn_optimizer *o)
     return o->solver != SN_GRADIENT && o->learning_rate == 0.0f;
 }
 
-static void begin_plain(sn_parameters *p, int64_t row, const sn_optimizer *o)
-{
-    float *w = p->weight + row * p->ld;
-    const float keep = 1.0f - o->learning_rate * o->decay;
-    if (keep != 1.0f)
-        for (int64_t i = 0; i < p->ld; i++)
-            w[i] *= keep;
-}
-
+/* What is left of a plain step once the weights have taken the gradient. */
 static void end_plain(sn_parameters *p, int64_t row, float bias_gradient,
                       const sn_optimizer *o)
 {

@@ -4,6 +4,11 @@
 #ifndef SN_VECTOR_H
 #define SN_VECTOR_H
 
+#include <stdint.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #if defined(__AVX512F__)
 #define SN_LANES 16
 #elif defined(__AVX2__)
@@ -59,7 +64,20 @@ SN_INLINE float sn_sum(sn_vec v)
     return (u.part[0][0] + u.part[0][2]) + (u.part[0][1] + u.part[0][3]);
 }
 
-/* Four such sums at once, with the same bits. */
+/* Sum of n floats: lanes first, then what does not fill a vector, ascending. */
+SN_INLINE float sn_row_sum(const float *x, int64_t n)
+{
+    sn_vec lanes = {0};
+    int64_t i = 0;
+    for (; i + SN_LANES <= n; i += SN_LANES)
+        lanes += sn_load(x + i);
+    float sum = sn_sum(lanes);
+    for (; i < n; i++)
+        sum += x[i];
+    return sum;
+}
+
+/* Four sums of lanes at once, with the same bits. */
 SN_INLINE sn_four sn_sum_4(sn_vec a, sn_vec b, sn_vec c, sn_vec d)
 {
 #if SN_LANES == 16 && (defined(__clang__) || __GNUC__ >= 12)
@@ -84,5 +102,35 @@ SN_INLINE sn_four sn_sum_4(sn_vec a, sn_vec b, sn_vec c, sn_vec d)
     return (sn_four){sn_sum(a), sn_sum(b), sn_sum(c), sn_sum(d)};
 #endif
 }
+
+/* Bit i says how x[i] compares with y, for 16 floats. */
+#if defined(__AVX512F__)
+#define SN_COMPARE(PREDICATE, OP)                                                      \
+    return _mm512_cmp_ps_mask(_mm512_loadu_ps(x), _mm512_set1_ps(y), PREDICATE);
+#elif defined(__AVX2__)
+#define SN_COMPARE(PREDICATE, OP)                                                      \
+    const __m256 v = _mm256_set1_ps(y);                                                \
+    const __m256 low = _mm256_cmp_ps(_mm256_loadu_ps(x), v, PREDICATE);                \
+    const __m256 high = _mm256_cmp_ps(_mm256_loadu_ps(x + 8), v, PREDICATE);           \
+    return (uint32_t)(_mm256_movemask_ps(low) | _mm256_movemask_ps(high) << 8);
+#else
+#define SN_COMPARE(PREDICATE, OP)                                                      \
+    uint32_t bits = 0;                                                                 \
+    for (uint32_t i = 0; i < 16; i++)                                                  \
+        bits |= (uint32_t)(x[i] OP y) << i;                                            \
+    return bits;
+#endif
+
+SN_INLINE uint32_t sn_above(const float *x, float y)
+{
+    SN_COMPARE(_CMP_GT_OQ, >)
+}
+
+SN_INLINE uint32_t sn_different(const float *x, float y)
+{
+    SN_COMPARE(_CMP_NEQ_UQ, !=)
+}
+
+#undef SN_COMPARE
 
 #endif

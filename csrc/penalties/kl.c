@@ -3,13 +3,11 @@
  */
 #include "../scalar.h"
 #include "../stochnet.h"
+#include "../vector.h"
 
 static float kl_gradient(float *restrict da, const sn_penalty_row *row)
 {
-    float sum = 0.0f;
-    for (int64_t b = 0; b < row->n_rows; b++)
-        sum += row->p[b];
-    float q = sum / (float)row->n_rows;
+    float q = sn_row_sum(row->p, row->n_rows) / (float)row->n_rows;
     q = q < 1e-6f ? 1e-6f : q;
     q = q > 1.0f - 1e-6f ? 1.0f - 1e-6f : q;
     const float s = row->density;

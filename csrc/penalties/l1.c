@@ -2,18 +2,16 @@
  * A unit whose output has no derivative is penalised by its firing probability.
  */
 #include "../stochnet.h"
+#include "../vector.h"
 
 static float l1_gradient(float *restrict da, const sn_penalty_row *row)
 {
     const float *value = row->dh_da ? row->h : row->p;
     const float *slope = row->dh_da ? row->dh_da : row->dp_da;
     const float scale = row->weight / (float)row->n_rows;
-    float sum = 0.0f;
-    for (int64_t b = 0; b < row->n_rows; b++)
-        sum += value[b]; /* no unit is negative */
     for (int64_t b = 0; b < row->n; b++)
         da[b] += scale * slope[b];
-    return scale * sum;
+    return scale * sn_row_sum(value, row->n_rows); /* no unit is negative */
 }
 
 static const sn_penalty l1 = {

@@ -54,7 +54,7 @@ def weighted_sum(coefficients, rows):
     engine.weighted_sums(
         floats(out, out.size), out.shape[1], integers(indices, len(c)), len(c),
         const_floats(c, c.size), c.shape[1], 1, const_floats(v, v.size), v.shape[1],
-        integers(indices, len(v)), len(v), out.shape[1]
+        integers(indices, len(v)), len(v), out.shape[1], 1.0
     )
     return out[:, :n]
 

@@ -215,7 +215,8 @@ cdef extern from "stochnet.h":
             const int32_t *, const int32_t *, int64_t, int64_t) noexcept nogil
         void (*weighted_sums)(
             float *, int64_t, const int32_t *, int64_t, const float *, int64_t, int64_t,
-            const float *, int64_t, const int32_t *, int64_t, int64_t) noexcept nogil
+            const float *, int64_t, const int32_t *, int64_t, int64_t, float
+        ) noexcept nogil
         void (*tanh)(float *, int64_t) noexcept nogil
         float (*cross_entropy)(
             float *, float *, int32_t, float, int64_t) noexcept nogil

@@ -22,7 +22,7 @@ def _experts_per_gate(n_experts, n_gates):
 
 
 cdef _active_rows_of_all(h):
-    """Indices, (n_gates, n_rows), and counts, (n_gates,), of each gate's active rows."""
+    """Each gate's active rows, (n_gates, n_rows), and how many there are."""
     rows = np.zeros(h.shape, dtype=np.int32)
     counts = np.zeros(len(h), dtype=np.int32)
     for k, gates in enumerate(h):
@@ -96,7 +96,7 @@ def gradient(dH, x, h):
         rows = active_rows(h[k])
         engine.weighted_sums(
             start + k * size * ld, ld, indices, size, slopes + k * size * ld_rows,
-            ld_rows, 1, inputs, ld, integers(rows, len(rows)), len(rows), ld
+            ld_rows, 1, inputs, ld, integers(rows, len(rows)), len(rows), ld, 1.0
         )
     return out[:, :n_inputs]
 
@@ -121,6 +121,6 @@ def input_gradient(dH, weight, h):
         engine.weighted_sums(
             start, ld, integers(rows, len(rows)), len(rows),
             slopes + k * size * ld_rows, 1, ld_rows, weights + k * size * ld, ld,
-            indices, size, ld
+            indices, size, ld, 1.0
         )
     return out[:, :n_inputs]

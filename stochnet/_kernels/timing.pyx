@@ -35,8 +35,8 @@ def expert_forward(H, x, experts, const int32_t[:, :, ::1] rows,
     cdef sn_parameters p = parameters_of(experts)
     cdef int64_t ld_rows = rows.shape[2], size = p.n_rows // rows.shape[1], r, s
     cdef int64_t begin = first, end = last, n = repeats, n_sets = rows.shape[0]
-    _check(0 <= begin <= end <= rows.shape[1] and size * rows.shape[1] == p.n_rows,
-           "range")
+    _check(0 <= begin <= end <= rows.shape[1], "range")
+    _check(size * rows.shape[1] == p.n_rows, "experts")
     _check(x.shape == (ld_rows, p.ld) and H.shape == (p.n_rows, ld_rows), "x or H")
     cdef float *out = floats(H, H.size)
     cdef const float *inputs = const_floats(x, x.size)
@@ -44,7 +44,8 @@ def expert_forward(H, x, experts, const int32_t[:, :, ::1] rows,
         for r in range(n):
             s = r % n_sets
             engine.expert_forward(
-                out, ld_rows, &p, size, inputs, &rows[s, 0, 0], &counts[s, 0], begin, end
+                out, ld_rows, &p, size, inputs, &rows[s, 0, 0], &counts[s, 0], begin,
+                end
             )
 
 
@@ -80,7 +81,7 @@ def expert_sum(out, c, x, const int32_t[:, :, ::1] rows,
                 engine.weighted_sums(
                     target + k * size * ld, ld, indices, size,
                     weights + k * size * ld_rows, ld_rows, 1, inputs, ld,
-                    &rows[s, k, 0], counts[s, k], ld
+                    &rows[s, k, 0], counts[s, k], ld, 1.0
                 )
 
 
@@ -136,5 +137,5 @@ def dense_sum(out, coefficients, x, first, last, repeats):
         for _r in range(n):
             engine.weighted_sums(
                 o + begin * ld, ld, indices, end - begin, c + begin * n_rows, n_rows, 1,
-                v, ld, indices, n_rows, ld
+                v, ld, indices, n_rows, ld, 1.0
             )

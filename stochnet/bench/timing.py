@@ -9,8 +9,8 @@ import numpy as np
 #: Shortest sample, in seconds: shorter work is repeated within a sample.
 SHORTEST_SAMPLE = 0.01
 
-#: Between two contenders: OpenMP's threads of the last one spin for about as long.
-PAUSE = 0.006
+#: Between two contenders: the threads of OpenMP and OpenBLAS spin for about as long.
+PAUSE = 0.1
 
 
 @dataclass(frozen=True)
