@@ -19,16 +19,30 @@
 #include <omp.h>
 #endif
 
+/* Dropout: inputs are zero with probability p, the others divided by 1 - p. */
+static void drop_inputs(float *restrict x, float *restrict u, float p,
+                        const sn_draw *draw, uint32_t row, int64_t n)
+{
+    const float scale = 1.0f / (1.0f - p);
+    uniform(u, draw, SN_DROPOUT, row, n);
+    for (int64_t d = 0; d < n; d++)
+        x[d] = u[d] < p ? 0.0f : scale * x[d];
+}
+
+/* The rows of a mini-batch; in training, where y is given, with dropout. */
 static void copy_rows(const sn_network *net, const float *X, const int32_t *y,
-                      const int64_t *order, int64_t n_rows)
+                      const int64_t *order, const sn_pass *pass)
 {
     const int64_t n = net->layers->n_inputs, ld = net->layers->ld_inputs;
 #pragma omp for schedule(static)
-    for (int64_t b = 0; b < n_rows; b++) {
+    for (int64_t b = 0; b < pass->n_rows; b++) {
         const int64_t source = order ? order[b] : b;
         memcpy(net->input + b * ld, X + source * n, (size_t)n * sizeof *X);
         if (y)
             net->target[b] = y[source];
+        if (y && net->input_dropout > 0.0f)
+            drop_inputs(net->input + b * ld, pass->row, net->input_dropout, pass->draw,
+                        (uint32_t)b, ld);
     }
 }
 
@@ -54,7 +68,7 @@ static void train_batch(sn_network *net, const sn_examples *examples, int64_t fi
     const int64_t from = order ? 0 : first;
     sn_pass pass = start_pass(net, n_rows, draw, 1);
     copy_rows(net, examples->X + from * net->layers->n_inputs, examples->y + from, order,
-              n_rows);
+              &pass);
     for (int64_t l = 0; l < net->n_layers; l++)
         layer_forward(net, l, &pass);
     readout_forward(net, n_rows, 1);
@@ -129,7 +143,7 @@ static void predict(float *probability, sn_network *net, const float *X, int64_t
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         sn_pass pass = start_pass(net, n_rows, draw, 0);
-        copy_rows(net, X, NULL, NULL, n_rows);
+        copy_rows(net, X, NULL, NULL, &pass);
         for (int64_t l = 0; l < net->n_layers; l++)
             layer_forward(net, l, &pass);
         readout_forward(net, n_rows, 0);
@@ -150,7 +164,7 @@ static void scores(sn_network *net, int64_t l, const float *X, int64_t n_rows,
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         sn_pass pass = start_pass(net, n_rows, NULL, 0);
-        copy_rows(net, X, NULL, NULL, n_rows);
+        copy_rows(net, X, NULL, NULL, &pass);
         for (int64_t i = 0; i < l; i++)
             layer_forward(net, i, &pass);
         gater_forward(net, l, n_rows);

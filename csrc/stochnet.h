@@ -25,7 +25,12 @@
 /* ---- Randomness: a function of (key, counter), see philox.h ------------------ */
 
 enum { SN_TRAINING = 0, SN_SAMPLING = 1 };               /* who draws */
-enum { SN_UNIFORM = 0, SN_ADDITIVE = 1, SN_BETA = 2 };   /* what for */
+enum { /* what for */
+    SN_UNIFORM = 0,
+    SN_ADDITIVE = 1,
+    SN_BETA = 2,
+    SN_DROPOUT = 3 /* units are rows of the mini-batch, rows are inputs */
+};
 
 typedef struct {
     uint32_t key[2];
@@ -196,6 +201,7 @@ typedef struct {
     uint32_t key[2];
 
     int64_t ld_rows;        /* padded largest batch */
+    float input_dropout;    /* share of the inputs that training sets to zero */
     float *input;           /* (B, ld_inputs of the first layer) */
     int32_t *target;        /* (B) */
     const int32_t *indices; /* (sn_index_count) 0, 1, 2, ... */

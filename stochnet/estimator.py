@@ -104,6 +104,9 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         times the distance of the unit's moving firing rate from ``density``. 0: none.
         With 0.2, the density in training is ``density`` itself within a few epochs, at
         some cost in accuracy.
+    input_dropout : float in [0, 1), default=0.0
+        Probability with which each input of a row is set to zero in training; the
+        others are divided by 1 - input_dropout.
     max_norm : float or None, default=2.0
         Limit of the Euclidean norm of the incoming weights of each expert, gate and
         tanh unit; the softmax layer has none (Appendix A.4).
@@ -242,6 +245,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         "penalty_weight": [_NOT_NEGATIVE, _AUTO],
         "adaptive_penalty": ["boolean"],
         "firing_rate_step": [_NOT_NEGATIVE],
+        "input_dropout": [Interval(Real, 0, 1, closed="left")],
         "max_norm": [_POSITIVE, None],
         "initialization": [StrOptions(set(INITIALIZATIONS))],
         "solver": [StrOptions({"sgd", "adam"})],
@@ -288,6 +292,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         penalty_weight="auto",
         adaptive_penalty=False,
         firing_rate_step=0.02,
+        input_dropout=0.0,
         max_norm=2.0,
         initialization="sparse",
         solver="sgd",
@@ -330,6 +335,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         self.penalty_weight = penalty_weight
         self.adaptive_penalty = adaptive_penalty
         self.firing_rate_step = firing_rate_step
+        self.input_dropout = input_dropout
         self.max_norm = max_norm
         self.initialization = initialization
         self.solver = solver
@@ -567,6 +573,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
                 }
             ),
             experts_per_gate=per_gate,
+            input_dropout=self.input_dropout,
             initialization=self.initialization,
             seed=_seed(self.random_state),
             rows=X[: self._schedule(len(X)).batch_size],

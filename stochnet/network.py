@@ -133,6 +133,8 @@ class Network:
         Of experts and readout, and of the gaters. They share one solver.
     experts_per_gate : sequence of int, optional
         Experts that each gate of a layer switches, 1 by default.
+    input_dropout : float in [0, 1)
+        Share of the inputs that is set to zero in training.
     initialization : {"sparse", "glorot", "authors"}
     seed : int
         In [0, 2^64): the key of all that is random.
@@ -151,12 +153,14 @@ class Network:
         main,
         gater_optimizer,
         experts_per_gate=None,
+        input_dropout=0.0,
         initialization="sparse",
         seed=0,
         rows=None,
     ):
         self.n_inputs, self.n_classes = n_inputs, n_classes
         self.main, self.gater = main, gater_optimizer
+        self.input_dropout = input_dropout
         self.seed = int(seed)
         self.step = 0
         widths = [n_inputs, *hidden_layer_sizes]

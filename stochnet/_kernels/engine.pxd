@@ -9,6 +9,7 @@ cdef extern from "stochnet.h":
         SN_UNIFORM
         SN_ADDITIVE
         SN_BETA
+        SN_DROPOUT
         SN_NO_NOISE
         SN_GAUSSIAN
         SN_LOGISTIC
@@ -173,6 +174,7 @@ cdef extern from "stochnet.h":
         sn_optimizer gater
         uint32_t key[2]
         int64_t ld_rows
+        float input_dropout
         float *input
         int32_t *target
         const int32_t *indices

@@ -64,6 +64,7 @@ cdef class NetworkKernels:
         self.net.readout_bias = parameters_of(network.readout_bias)
         self.net.main = optimizer_of(network.main)
         self.net.gater = optimizer_of(network.gater)
+        self.net.input_dropout = network.input_dropout
         for i, layer in enumerate(network.layers):
             self._bind_layer(&self.net.layers[<int>i], layer)
         self._allocate()

@@ -4,13 +4,14 @@ import numpy as np
 from libc.stdint cimport uint32_t
 from stochnet._kernels.arrays cimport const_floats, floats
 from stochnet._kernels.engine cimport (
-    SN_GAUSSIAN, SN_LOGISTIC, SN_NO_NOISE, SN_SAMPLING, SN_TRAINING, SN_UNIFORM,
+    SN_DROPOUT, SN_GAUSSIAN, SN_LOGISTIC, SN_NO_NOISE, SN_SAMPLING, SN_TRAINING, SN_UNIFORM,
     engine, sn_draw, sn_noise,
 )
 
 from stochnet._kernels.arrays import row_length
 
 MODES = {"training": SN_TRAINING, "sampling": SN_SAMPLING}
+PURPOSES = {"gates": SN_UNIFORM, "dropout": SN_DROPOUT}
 ADDITIVE = {None: SN_NO_NOISE, "gaussian": SN_GAUSSIAN, "logistic": SN_LOGISTIC}
 
 
@@ -60,8 +61,9 @@ def philox4x32(counter, key):
     return np.asarray(out)
 
 
-def uniform(n_units, n_rows, key, *, step=0, layer=0, mode="training", row=0):
-    """The uniforms in (0, 1) that decide whether gates fire.
+def uniform(n_units, n_rows, key, *, step=0, layer=0, mode="training", row=0,
+            purpose="gates"):
+    """The uniforms in (0, 1) that decide whether gates fire, or inputs are kept.
 
     Parameters
     ----------
@@ -72,6 +74,8 @@ def uniform(n_units, n_rows, key, *, step=0, layer=0, mode="training", row=0):
     mode : {"training", "sampling"}
     row : int
         First row, a multiple of 4.
+    purpose : {"gates", "dropout"}
+        For dropout, units are the rows of the mini-batch and rows its inputs.
 
     Returns
     -------
@@ -82,8 +86,9 @@ def uniform(n_units, n_rows, key, *, step=0, layer=0, mode="training", row=0):
     out = np.empty((n_units, length), dtype=np.float32)
     cdef float *start = floats(out, out.size)
     cdef Py_ssize_t n = length, unit
+    cdef uint32_t what = PURPOSES[purpose]
     for unit in range(n_units):
-        engine.uniform(start + unit * n, &draw, SN_UNIFORM, <uint32_t>unit, n)
+        engine.uniform(start + unit * n, &draw, what, <uint32_t>unit, n)
     return out[:, :n_rows]
 
 
