@@ -96,6 +96,7 @@ class Shape:
     n_hidden: tuple = (5,)
     n_units: tuple = (11,)
     n_classes: int = 3
+    experts_per_gate: tuple | None = None
 
 
 def make_network(gater, shape, *, seed=0, main=None, gater_optimizer=None):
@@ -112,6 +113,7 @@ def make_network(gater, shape, *, seed=0, main=None, gater_optimizer=None):
         gater,
         main or Optimizer(),
         gater_optimizer or main or Optimizer(),
+        experts_per_gate=shape.experts_per_gate,
         seed=seed,
     )
     rng = np.random.default_rng(seed)
@@ -209,12 +211,12 @@ def oracle_noise(network, n_rows, step, *, mode="training", row=0):
         noise = oracle.LayerNoise()
         if facts["z"] == "uniform":
             noise.uniform = noise_kernels.uniform(
-                layer.n_units, n_rows, network.key, **draw
+                layer.n_gates, n_rows, network.key, **draw
             )
         noisy = gater.noise.additive or gater.noise.quantiles is not None
         if facts["z"] == "additive" or (facts["gate_noise"] and noisy):
             noise.additive = noise_kernels.additive(
-                layer.n_units, n_rows, gater.noise, network.key, **draw
+                layer.n_gates, n_rows, gater.noise, network.key, **draw
             )
         if ESTIMATORS[gater.estimator]["credit"] == "loss" and gater.baseline:
             noise.baseline = oracle.reinforce_baseline(
@@ -323,6 +325,7 @@ class Simulation:
             if path in ("expert", "readout"):
                 i = -1 if path == "readout" else int(name.partition(".")[0])
                 rows = result.layers[i].active.any(axis=1)
+                rows = oracle.per_expert(rows, len(weight))
             decay = 0.0 if path == "readout_bias" else optimizer.alpha / n_rows
             gradient = gradients[name][0] + decay * weight
             self._move(name, "weight", weight, gradient, rows, optimizer)

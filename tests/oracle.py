@@ -13,10 +13,11 @@ formula is used and the docstring says so.
 Notation
 --------
 B rows of the mini-batch, D inputs of a layer, M bottleneck units of the gater,
-K gates (and as many experts), C classes. ``a`` is the pre-activation of the
-gates, ``h`` their output, ``H`` the output of the experts, ``U`` the output of
-the bottleneck. Gate quantities are unit-major, (K, B). A prefix ``d`` means
-"gradient of the training criterion with respect to": ``da``, ``dh``, ``dH``.
+K gates, each of G successive experts, E = K G experts, C classes. ``a`` is the
+pre-activation of the gates, ``h`` their output, ``H`` the output of the experts,
+``U`` the output of the bottleneck. Gate quantities are unit-major, (K, B). A prefix
+``d`` means "gradient of the training criterion with respect to": ``da``, ``dh``,
+``dH``.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -258,9 +259,9 @@ class LayerResult:
         (sigmoid, and STS with noise_on="gate"), and not elsewhere (noisy
         rectifier, and STS with noise_on="draw").
     gate : GateOutput
-    H : ndarray of shape (K, B)
+    H : ndarray of shape (E, B)
         Output of the experts, of all of them, whether their gates fired or not.
-    y : ndarray of shape (B, K)
+    y : ndarray of shape (B, E)
         Output of the layer.
     da : ndarray of shape (K, B) or None
         Gradient estimate, penalty included; None until the backward pass.
@@ -624,7 +625,7 @@ def expert_output(parameters, x):
 
     Returns
     -------
-    ndarray of shape (K, B)
+    ndarray of shape (E, B)
     """
     return parameters.expert_weight @ x.T + parameters.expert_bias[:, None]
 
@@ -644,8 +645,24 @@ def cross_entropy(logits, y):
     return -log_softmax(logits, axis=1)[np.arange(len(y)), y]
 
 
+def per_expert(values, n_experts):
+    """The gates' values for each expert: gate k has the experts from k G on.
+
+    Parameters
+    ----------
+    values : ndarray of shape (K, ...)
+    n_experts : int
+        E = K G.
+
+    Returns
+    -------
+    ndarray of shape (E, ...)
+    """
+    return np.repeat(values, n_experts // len(values), axis=0)
+
+
 def forward_layer(parameters, x, noise, gater):
-    """Forward pass of one layer: y = (h * H)'.
+    """Forward pass of one layer: y = (h * H)', h that of each expert's gate.
 
     Parameters
     ----------
@@ -661,7 +678,8 @@ def forward_layer(parameters, x, noise, gater):
     U, clean_a = gater_pre_activation(parameters, x)
     a, gate = apply_unit(clean_a, noise, gater)
     H = expert_output(parameters, x)
-    return LayerResult(x=x, U=U, a=a, gate=gate, H=H, y=(gate.h * H).T)
+    h = per_expert(gate.h, len(H))
+    return LayerResult(x=x, U=U, a=a, gate=gate, H=H, y=(h * H).T)
 
 
 def forward(params, X, y, gaters, noises):
@@ -700,17 +718,17 @@ def forward(params, X, y, gaters, noises):
 def backward_layer(parameters, layer, dy, row_loss, noise, gater):
     """Backward pass of one layer.
 
-    dh = H * dy', dH = h * dy', da by the estimator plus the penalty's gradient;
-    then dU = da' Wg, through tanh d(x Wb' + bb) = dU (1 - U^2), and
-    dx = dH' We + d(x Wb' + bb) Wb: what reaches the input through the experts
-    and through the gater, the penalty's share included.
+    dh = H * dy', summed over a gate's experts, dH = h * dy', da by the estimator plus
+    the penalty's gradient; then dU = da' Wg, through tanh d(x Wb' + bb) =
+    dU (1 - U^2), and dx = dH' We + d(x Wb' + bb) Wb: what reaches the input through the
+    experts and through the gater, the penalty's share included.
 
     Parameters
     ----------
     parameters : LayerParameters
     layer : LayerResult
         Of `forward_layer`.
-    dy : ndarray of shape (B, K)
+    dy : ndarray of shape (B, E)
     row_loss : ndarray of shape (B,)
     noise : LayerNoise
     gater : Gater
@@ -721,8 +739,9 @@ def backward_layer(parameters, layer, dy, row_loss, noise, gater):
     gradient : LayerParameters
     dx : ndarray of shape (B, D)
     """
-    dh = layer.H * dy.T
-    dH = layer.h * dy.T
+    n_experts, n_gates = len(layer.H), len(layer.h)
+    dh = (layer.H * dy.T).reshape(n_gates, n_experts // n_gates, -1).sum(axis=1)
+    dH = per_expert(layer.h, n_experts) * dy.T
     da = estimate_da(layer, dh, row_loss, noise.baseline, gater)
     da = da + penalty_gradient(layer.gate, gater)
     dhidden = (da.T @ parameters.gate_weight) * (1.0 - layer.U**2)
@@ -855,7 +874,8 @@ def predict_proba(params, X, gaters, thresholds, values, noise_means):
         score = a + noise_mean
         smooth = a if gater.noise_on == "draw" else score
         h = np.where(score > threshold, gate_value(smooth, value, gater), 0.0)
-        x = (h * expert_output(parameters, x)).T
+        H = expert_output(parameters, x)
+        x = (per_expert(h, len(H)) * H).T
     return softmax(x @ params.readout_weight + params.readout_bias, axis=1)
 
 

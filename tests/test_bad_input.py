@@ -416,7 +416,9 @@ def test_beta_noise_needs_a_density_below_one(data, noise, call):
         getattr(estimator, call)(X, y, **arguments)
 
 
-@pytest.mark.parametrize("name", ["hidden_layer_sizes", "gater_hidden_size"])
+@pytest.mark.parametrize(
+    "name", ["hidden_layer_sizes", "gater_hidden_size", "experts_per_gate"]
+)
 @pytest.mark.parametrize(
     "sizes",
     [
@@ -466,6 +468,20 @@ def test_gater_sizes(data, gater_hidden_size, expected):
         hidden_layer_sizes=(6, 100), gater_hidden_size=gater_hidden_size
     ).fit(*data)
     assert [layer.n_hidden for layer in estimator._network.layers] == expected
+
+
+@pytest.mark.parametrize(
+    ("experts_per_gate", "message"),
+    [
+        (5, "must divide the experts of its layer, got 5 for a layer of 12"),
+        ((3, 4), "must divide the experts of its layer, got 4 for a layer of 10"),
+        ((1, 2, 2), "must be one number or one for each of the 2 layers, got 3"),
+    ],
+)
+def test_experts_per_gate_that_do_not_fit(data, experts_per_gate, message):
+    estimator = make(hidden_layer_sizes=(12, 10), experts_per_gate=experts_per_gate)
+    with pytest.raises(ValueError, match=f"experts_per_gate {message}"):
+        estimator.fit(*data)
 
 
 @pytest.mark.parametrize("call", ["fit", "partial_fit"])
@@ -520,6 +536,8 @@ WRONG = {
     "penalty_weight": [-1, "heavy", None],
     "adaptive_penalty": ["yes", None],
     "firing_rate_step": [-0.1, None],
+    "experts_per_gate": [0, -1, 2.0, "2", None],
+    "input_dropout": [-0.1, 1, 1.5, "0.5", None],
     "max_norm": [0, -2, "2"],
     "initialization": ["zeros", None],
     "solver": ["lbfgs", "gradient", None],

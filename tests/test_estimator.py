@@ -1160,3 +1160,25 @@ def test_joblib_threads_predict_the_same(data):
             for start in range(0, 120, 40)
         )
     np.testing.assert_array_equal(np.concatenate(parts), expected)
+
+
+@pytest.mark.parametrize("gater", ["st", "noisy_rectifier", "sbn"])
+def test_block_gates(gater):
+    """One gate for each 16 experts: shapes, pickling, and that they learn."""
+    X, y = load_digits(return_X_y=True)
+    X = X / 16
+    estimator = GatedMLPClassifier(
+        512,
+        gater=gater,
+        experts_per_gate=16,
+        max_iter=15,
+        n_iter_no_change=np.inf,
+        random_state=0,
+    ).fit(X[:1200], y[:1200])
+    assert estimator.coefs_[0].shape == (64, 512)
+    assert estimator.gates(X[:9]).shape == (9, 32)
+    assert estimator.firing_rates_[0].shape == (32,)
+    assert abs(estimator.density_[0] - 0.1) < 0.01
+    assert estimator.score(X[1200:], y[1200:]) > 0.85
+    again = pickle.loads(pickle.dumps(estimator))
+    np.testing.assert_array_equal(again.predict_proba(X), estimator.predict_proba(X))

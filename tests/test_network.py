@@ -33,6 +33,7 @@ from helpers import (
     oracle_step,
 )
 
+from stochnet._kernels import random as noise_kernels
 from stochnet.gaters import GATERS
 from stochnet.network import Network, Optimizer
 
@@ -61,7 +62,7 @@ def check_step(network, X, y, *, step, bound=BOUND):
         gates = actual["gates"][i]
         np.testing.assert_array_equal(gates != 0, layer.active, err_msg=f"gates {i}")
         assert_near(gates, layer.h, bound, f"gates {i}")
-        fired = layer.active
+        fired = oracle.per_expert(layer.active, len(layer.H))
         assert_near(actual["experts"][i][fired], layer.H[fired], bound, f"experts {i}")
         assert_near(actual["da"][i], layer.da, bound, f"da {i}")
 
@@ -86,7 +87,8 @@ def decay(network, result, name, n_rows):
     if path == "readout_bias":
         return 0.0
     layer = result.layers[-1 if path == "readout" else int(name.partition(".")[0])]
-    return network.main.alpha / n_rows * layer.active.any(axis=1)[:, None]
+    fired = oracle.per_expert(layer.active.any(axis=1), len(layer.H))
+    return network.main.alpha / n_rows * fired[:, None]
 
 
 # ---------------------------------------------------------------------------
@@ -125,16 +127,41 @@ def test_step_of_any_shape(name, shape):
     check_step(network, X, y, step=2)
 
 
+# Layers above blocks of whole vectors read active blocks alone; panels of inputs may
+# hold several blocks, one, or less than one.
+BLOCKS = {
+    "3 and 5": Shape(11, 9, (4, 6), (12, 20), 3, (3, 5)),
+    "16 below": Shape(21, 20, (7, 5), (160, 33), 4, (16, 1)),
+    "32 below 16": Shape(18, 30, (6, 9, 3), (224, 96, 26), 3, (32, 16, 13)),
+    "panels of blocks": Shape(24, 40, (20, 17), (528, 36), 5, (48, 9)),
+    "large blocks": Shape(7, 6, (3, 2), (576, 12), 3, (144, 4)),
+}
+
+
+@pytest.mark.parametrize("density", [0.3, 0.6])
+@pytest.mark.parametrize("blocks", BLOCKS)
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_step_with_block_gates(name, options, blocks, density):
+    """Above a density of 0.5, layers above read all of their inputs."""
+    gater = make(name, noise_scale=0.7, density=density, **options)
+    decays = {"main": Optimizer(alpha=0.3), "gater_optimizer": Optimizer(alpha=0.1)}
+    network, X, y = make_problem(gater, BLOCKS[blocks], step=3, **decays)
+    check_step(network, X, y, step=3)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_step_of_a_random_shape(seed):
     rng = np.random.default_rng([11, seed])
     n_layers = rng.integers(1, 4)
+    experts_per_gate = rng.choice([1, 1, 2, 5, 16], n_layers)
+    n_gates = rng.integers(1, 40, n_layers) // np.sqrt(experts_per_gate) + 1
     shape = Shape(
         n_rows=int(rng.integers(1, 40)),
         n_inputs=int(rng.integers(1, 40)),
         n_hidden=tuple(rng.integers(1, 24, n_layers).tolist()),
-        n_units=tuple(rng.integers(1, 40, n_layers).tolist()),
+        n_units=tuple((n_gates * experts_per_gate).astype(int).tolist()),
         n_classes=int(rng.integers(2, 31)),
+        experts_per_gate=tuple(experts_per_gate.tolist()),
     )
     for name in GATERS:
         network, X, y = make_problem(make(name), shape, step=seed)
@@ -314,22 +341,29 @@ def compare(network, simulation, bound=BOUND):
             assert_near(layer.reinforce, simulation.averages[i], bound, "Eq. 10")
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param(Shape(23, 6, (4, 5), (10, 8), 3), id="experts"),
+        pytest.param(Shape(23, 6, (4, 5), (96, 15), 3, (16, 3)), id="blocks"),
+    ],
+)
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("name", GATERS)
-def test_training_equals_the_simulation(name, setting):
+def test_training_equals_the_simulation(name, setting, shape):
     """Two passes of three batches, the last of them smaller, in orders that repeat."""
     options, main, gater_optimizer = SETTINGS[setting]
     rng = np.random.default_rng(5)
     orders = [None, rng.integers(23, size=21)]
     network, simulation = train_both(
         make(name, **options),
-        Shape(23, 6, (4, 5), (10, 8), 3),
+        shape,
         main,
         gater_optimizer,
         orders,
         9,
     )
-    start = make_network(make(name, **options), Shape(23, 6, (4, 5), (10, 8), 3))
+    start = make_network(make(name, **options), shape)
     compare(network, simulation)
     moved = [
         np.abs(mine.values - other.values).max()
@@ -737,3 +771,26 @@ def test_zero_rows():
         assert network.predict_proba(X[:0], draw=draw).shape == (0, 3)
     assert list(network.gates(X[:0])) == []
     assert network.scores(1, X[:0]).shape == (18, 0)
+
+
+# ---------------------------------------------------------------------------
+# Dropout on the inputs
+# ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.2, 0.7])
+def test_dropout_is_training_on_masked_inputs(share):
+    shape = Shape(21, 37, (5,), (11,), 3)
+    network = make_network(make("st"), shape)
+    X, y = make_batch(shape)
+    u = noise_kernels.uniform(*X.shape, network.key, step=4, purpose="dropout")
+    masked = np.where(u < share, 0, X * (np.float32(1) / (1 - np.float32(share))))
+    expected = network.gradient(masked.astype(np.float32), y, step=4)
+    assert abs(np.mean(masked[1:] == 0) - share) < 4 * (0.25 / masked[1:].size) ** 0.5
+    network.input_dropout = share
+    found = network.gradient(X, y, step=4)
+    np.testing.assert_array_equal(found["loss"], expected["loss"])
+    np.testing.assert_array_equal(found["da"][0], expected["da"][0])
+    kept = network.predict_proba(X)
+    network.input_dropout = 0.0
+    np.testing.assert_array_equal(network.predict_proba(X), kept)

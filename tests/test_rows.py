@@ -6,14 +6,15 @@ from helpers import Shape, make, make_batch, make_network
 
 from stochnet.gaters import GATERS
 
-# Around the sizes that the kernels work in: vectors of 4, 8 and 16, tiles of 4 units
-# and 3 or 5 rows, tiles of 8, 4, 2 and 1 active rows, panels of 256.
+# Around the sizes that the kernels work in: vectors of 4, 8 and 16, tiles of 8, 4 and 1
+# units and 3 rows, 8 pairs of an expert with a row, panels of 256.
 SHAPES = {
     "small": Shape(37, 7, (5,), (11,), 3),
     "2 layers": Shape(37, 18, (17, 6), (33, 19), 12),
     "1 of all": Shape(19, 1, (1,), (1,), 2),
     "panels": Shape(300, 40, (260,), (530,), 10),
     "long rows": Shape(45, 700, (33,), (66,), 17),
+    "blocks": Shape(37, 18, (17, 6), (112, 40), 4, (16, 5)),
 }
 
 VALUES = [(name, value) for name in GATERS for value in make(name).unit_facts["values"]]

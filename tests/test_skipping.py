@@ -33,6 +33,7 @@ SHAPES = {
     "2 layers": Shape(20, 9, (6, 5), (21, 18), 3),
     "row panels": Shape(300, 9, (6,), (21,), 3),
     "column panels": Shape(20, 280, (260,), (270,), 3),
+    "blocks": Shape(20, 9, (6, 5), (176, 90), 3, (16, 5)),
 }
 
 OPTIMIZERS = {
@@ -45,9 +46,18 @@ OPTIMIZERS = {
 NEVER = -1e4
 
 
-def dead_units(layer):
-    """A third of the units, first and last among them."""
-    return np.r_[0, np.arange(2, layer.n_units - 1, 3), layer.n_units - 1]
+def dead_gates(layer):
+    """A third of the gates, first and last among them."""
+    return np.r_[0, np.arange(2, layer.n_gates - 1, 3), layer.n_gates - 1]
+
+
+def dead_experts(layer):
+    """The experts of those gates."""
+    return np.flatnonzero(np.repeat(_is_dead(layer), layer.experts_per_gate))
+
+
+def _is_dead(layer):
+    return np.isin(np.arange(layer.n_gates), dead_gates(layer))
 
 
 def experts_and_readout(network):
@@ -60,9 +70,9 @@ def experts_and_readout(network):
 def bury(network, value):
     """Close the gates of the dead units for good and put `value` into their experts."""
     for layer in network.layers:
-        layer.gate.bias_values[dead_units(layer)] = NEVER
+        layer.gate.bias_values[dead_gates(layer)] = NEVER
     for layer, group in experts_and_readout(network):
-        dead = dead_units(layer)
+        dead = dead_experts(layer)
         for array in (group.weight, *group.weight_state):
             array[dead, : group.n] = value
         for array in (group.bias, *group.bias_state):
@@ -74,7 +84,7 @@ def check_buried(network):
     """The rows are what `bury` with NaN made them, no step was counted for them, and
     nothing else is NaN."""
     for layer, group in experts_and_readout(network):
-        dead = dead_units(layer)
+        dead = dead_experts(layer)
         alive = np.setdiff1d(np.arange(layer.n_units), dead)
         for array in (group.weight, *group.weight_state):
             assert np.isnan(array[dead, : group.n]).all()
@@ -85,7 +95,7 @@ def check_buried(network):
                 assert np.isfinite(array[alive]).all()
         assert not group.steps[dead].any()
     for layer in network.layers:
-        assert not layer.fired[dead_units(layer)].any()
+        assert not layer.fired[dead_gates(layer)].any()
         for group in (layer.hidden, layer.gate):
             assert np.isfinite(group.weight).all()
             assert np.isfinite(group.bias).all()
@@ -121,7 +131,7 @@ def test_dead_experts_do_not_exist(name, optimizer, shape):
         assert all((layer.fired > 0).any() for layer in network.layers)
     assert results[0] == results[1]
     check_buried(with_nan)
-    dead = {layer: dead_units(layer) for layer in with_nan.layers}
+    dead = {layer: dead_experts(layer) for layer in with_nan.layers}
     states = copy_of_state(with_nan), copy_of_state(with_zero)
     for state in states:
         for i, layer in enumerate(with_nan.layers):
@@ -147,8 +157,7 @@ def check_prediction(with_nan, with_zero, X, draw):
         for i, layer in enumerate(network.layers):
             if draw is None:
                 scores = network.scores(i, X)
-                alive = np.setdiff1d(np.arange(layer.n_units), dead_units(layer))
-                layer.threshold = float(np.median(scores[alive]))
+                layer.threshold = float(np.median(scores[~_is_dead(layer)]))
     first, second = (n.predict_proba(X, draw=draw) for n in (with_nan, with_zero))
     assert np.isfinite(first).all()
     np.testing.assert_array_equal(first, second)
@@ -170,6 +179,31 @@ def test_full_credit_reads_experts_in_training_only(n_layers):
     assert not np.isfinite(with_nan.gradient(X, y)["da"][-1]).all()
 
 
+@pytest.mark.parametrize("name", SPARSE)
+def test_weights_of_silent_input_blocks_are_not_touched(name):
+    """Without decay and limits of norms, which concern whole rows of weights."""
+    shape = SHAPES["blocks"]
+    X, y = make_batch(shape, n_rows=2 * shape.n_rows + 7)
+    network = make_network(make(name, **OPTIONS[name]), shape, main=Optimizer())
+    below, above = network.layers
+    below.gate.bias_values[dead_gates(below)] = NEVER
+    silent = dead_experts(below)
+    for group in (above.expert, above.hidden):
+        group.values[:, silent] = np.nan
+    loss, _, failed = network.train(X, y, batch_size=shape.n_rows, n_threads=2)
+    assert failed == -1
+    assert np.isfinite(loss)
+    for group in (above.expert, above.hidden):
+        spoilt = np.isnan(group.values)
+        assert spoilt[:, silent].all()
+        assert spoilt.sum() == len(group.values) * len(silent)
+    for da in network.gradient(X[:30], y[:30])["da"]:
+        assert np.isfinite(da).all()
+    below.threshold = float(np.median(network.scores(0, X)[~_is_dead(below)]))
+    for draw in (None, 0):
+        assert np.isfinite(network.predict_proba(X, draw=draw)).all()
+
+
 # ---------------------------------------------------------------------------
 # Reads, counted by the kernels where they happen
 # ---------------------------------------------------------------------------
@@ -182,7 +216,7 @@ def test_training_reads_the_active_pairs(name, shape):
     gater = make(name, **OPTIONS.get(name, {}))
     network = make_network(gater, shape, main=Optimizer(learning_rate=0.01))
     for layer in network.layers:
-        layer.gate.bias_values[dead_units(layer)] = NEVER
+        layer.gate.bias_values[dead_gates(layer)] = NEVER
     X, y = make_batch(shape, n_rows=2 * shape.n_rows + 5)
     expected = [0] * len(network.layers)
     for first in range(0, len(X), shape.n_rows):
@@ -194,12 +228,13 @@ def test_training_reads_the_active_pairs(name, shape):
         network.train(X[rows], y[rows], batch_size=shape.n_rows)
     workspace = network._training_kernels[2].workspace
     for i, layer in enumerate(network.layers):
+        reads = workspace[i]["reads"]
         if gater.unit_facts["always_fires"]:
-            expected[i] = np.full(layer.n_units, len(X))
+            expected[i] = np.full(layer.n_gates, len(X))
         else:
-            assert not workspace[i]["reads"][dead_units(layer)].any()
+            assert not reads[dead_gates(layer)].any()
             assert 0.05 < expected[i].mean() / len(X) < 0.7
-        np.testing.assert_array_equal(workspace[i]["reads"], expected[i])
+        np.testing.assert_array_equal(reads, layer.experts_per_gate * expected[i])
         np.testing.assert_array_equal(layer.fired, expected[i])
 
 
@@ -217,14 +252,15 @@ def test_full_credit_reads_every_expert_in_training(sigmoid_derivative):
         assert layer.fired.sum() < 0.9 * len(X) * layer.n_units
 
 
+@pytest.mark.parametrize("shape", ["2 layers", "blocks"])
 @pytest.mark.parametrize("draw", [None, 3])
 @pytest.mark.parametrize("name", GATERS)
-def test_prediction_reads_the_active_pairs(name, draw):
-    shape = SHAPES["2 layers"]
+def test_prediction_reads_the_active_pairs(name, draw, shape):
+    shape = SHAPES[shape]
     network = make_network(make(name), shape)
     X, _ = make_batch(shape)
     for i, layer in enumerate(network.layers):
-        layer.gate.bias_values[dead_units(layer)] = NEVER
+        layer.gate.bias_values[dead_gates(layer)] = NEVER
         if not layer.gater.unit_facts["always_fires"]:
             layer.threshold = float(np.median(network.scores(i, X)))
     kernels = NetworkKernels(network, len(X), 1, False)
@@ -232,14 +268,14 @@ def test_prediction_reads_the_active_pairs(name, draw):
     for i, layer in enumerate(network.layers):
         reads = kernels.workspace[i]["reads"]
         if layer.gater.unit_facts["always_fires"]:
-            np.testing.assert_array_equal(reads, len(X))
+            np.testing.assert_array_equal(reads, len(X) * layer.experts_per_gate)
             continue
         if draw is None:
             fires = network.scores(i, X) > layer.threshold
         else:
             fires = kernels.workspace[i]["h"][:, : len(X)] != 0
-        np.testing.assert_array_equal(reads, fires.sum(axis=1))
-        assert not reads[dead_units(layer)].any()
+        np.testing.assert_array_equal(reads, layer.experts_per_gate * fires.sum(axis=1))
+        assert not reads[dead_gates(layer)].any()
         assert 0.1 < fires.mean() < 0.7
 
 

@@ -23,6 +23,7 @@ from stochnet.network import Optimizer
 # Several panels of columns in every dense layer, several blocks of experts and of
 # updates, and with LARGE batches two panels of rows.
 SHAPE = Shape(0, 120, (270, 40), (530, 130), 11)
+BLOCKS = Shape(0, 300, (540, 40), (1056, 130), 11, (16, 5))
 SMALL, LARGE, LAST = 24, 290, 21
 THREADS = (1, 2, 3, 4)
 
@@ -30,19 +31,19 @@ OPTIMIZER = Optimizer(learning_rate=0.05, momentum=0.7, alpha=0.1, max_norm=1.5)
 ADAM = Optimizer("adam", learning_rate=0.01)
 
 
-def network_of(name, optimizer=OPTIMIZER):
+def network_of(name, optimizer=OPTIMIZER, shape=SHAPE):
     """Everything that has state is in use."""
     gater = make(name, firing_rate_step=0.05, adaptive_penalty=True)
-    network = make_network(gater, SHAPE, main=optimizer)
+    network = make_network(gater, shape, main=optimizer)
     for layer in network.layers:
         layer.threshold = 0.3
     return network
 
 
-def results(name, batch_size, n_threads, optimizer=OPTIMIZER):
+def results(name, batch_size, n_threads, optimizer=OPTIMIZER, shape=SHAPE):
     """All that a network learns and says, as a dict of arrays."""
-    network = network_of(name, optimizer)
-    X, y = make_batch(SHAPE, n_rows=2 * batch_size + LAST)
+    network = network_of(name, optimizer, shape)
+    X, y = make_batch(shape, n_rows=2 * batch_size + LAST)
     found = {
         "criteria": np.array(
             network.train(X, y, batch_size=batch_size, n_threads=n_threads)
@@ -68,11 +69,15 @@ def fingerprint(name, batch_size, n_threads):
     return hashed.hexdigest()
 
 
-def test_there_is_enough_work_for_threads():
+@pytest.mark.parametrize("shape", [SHAPE, BLOCKS])
+def test_there_is_enough_work_for_threads(shape):
     """Below that network.c is serial, and this file would be void."""
-    work, n_inputs = 0, SHAPE.n_inputs
-    for n_hidden, n_units in zip(SHAPE.n_hidden, SHAPE.n_units, strict=True):
-        work += n_hidden * (n_inputs + n_units) + n_units
+    work, n_inputs = 0, shape.n_inputs
+    per_gate = shape.experts_per_gate or (1, 1)
+    for n_hidden, n_units, size in zip(
+        shape.n_hidden, shape.n_units, per_gate, strict=True
+    ):
+        work += n_hidden * (n_inputs + n_units // size) + n_units
         n_inputs = n_units
     assert LAST * work > serial_work()
 
@@ -85,6 +90,15 @@ def test_any_number_of_threads_gives_the_same_bits(name, batch_size):
     assert all(np.isfinite(array).all() for array in expected.values())
     for n_threads in THREADS[1:]:
         assert_same_bits(results(name, batch_size, n_threads), expected)
+
+
+@pytest.mark.parametrize("optimizer", [Optimizer(max_norm=1.5), OPTIMIZER])
+@pytest.mark.parametrize("name", GATERS)
+def test_threads_and_block_gates(name, optimizer):
+    expected = results(name, SMALL, 1, optimizer, BLOCKS)
+    assert all(np.isfinite(array).all() for array in expected.values())
+    for n_threads in THREADS[1:]:
+        assert_same_bits(results(name, SMALL, n_threads, optimizer, BLOCKS), expected)
 
 
 @pytest.mark.parametrize("name", ["st", "sts"])
