@@ -126,7 +126,8 @@ static void input_gradient(sn_network *net, int64_t l, const sn_pass *pass)
     const int64_t block = below->experts_per_gate, n_rows = pass->n_rows;
     const sn_input in = input_of(net, l);
     const int skips = in.has_blocks && below->credit != SN_CREDIT_ALL;
-    const int64_t width = panel_width(ld_x);
+    /* few of a panel's blocks are active in a row: wider ones share its preparation */
+    const int64_t width = skips ? 4 * panel_width((ld_x + 3) / 4) : panel_width(ld_x);
     const int64_t step = skips ? (width + block - 1) / block * block : width;
     float *dx = below->output_gradient;
     int32_t *first = (int32_t *)(void *)pass->gate.z, *last = first + ld;

@@ -13,6 +13,13 @@ static inline int64_t padded(int64_t n)
     return (n + SN_PAD - 1) / SN_PAD * SN_PAD;
 }
 
+/* Length of a row of n floats. Rows a multiple of a kilobyte apart would share a few sets
+   of the caches, so that a tile's rows push each other out. */
+static inline int64_t sn_row_length(int64_t n)
+{
+    return padded(n) % 256 == 0 ? padded(n) + SN_PAD : padded(n);
+}
+
 /* Gates of one block: at most 64 blocks, of at least 16 experts. Each block has its own
    partial sum of the readout, so the blocks are part of the result's definition. */
 static inline int64_t sn_block_width(const sn_layer *layer)

@@ -8,7 +8,7 @@
  * Conventions
  *   - float32 throughout; sizes and strides are int64_t, row indices int32_t.
  *   - A matrix is row-major. Its rows are padded with zeros to a multiple of
- *     SN_PAD floats and `ld_x` is the padded length: no kernel has a remainder loop
+ *     SN_PAD floats and `ld_x` is their length: no kernel has a remainder loop
  *     along a row, and all kernels keep the padding at zero.
  *   - Gate quantities are unit-major, (K, B): one unit's row is contiguous.
  *   - Kernels never allocate, print, exit or keep state. They do serial work on the

@@ -1,14 +1,14 @@
 """Arrays as the kernels want them: float32, rows padded with zeros, aligned."""
 import numpy as np
 
-from stochnet._kernels.engine cimport padded
+from stochnet._kernels.engine cimport sn_row_length
 
 ALIGNMENT = 64
 
 
 def row_length(n):
     """Length of a row of `n` floats with its padding."""
-    return padded(n)
+    return sn_row_length(n)
 
 
 def aligned_zeros(size):

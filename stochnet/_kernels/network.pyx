@@ -7,7 +7,7 @@ from stochnet._kernels.arrays cimport floats, integers, long_integers
 from stochnet._kernels.engine cimport (
     SN_BASELINE_MEAN, SN_BASELINE_NONE, SN_BASELINE_UNIT, engine, padded,
     sn_block_count, sn_draw, sn_examples, sn_index_count, sn_layer, sn_network,
-    sn_scratch_size,
+    sn_row_length, sn_scratch_size,
 )
 from stochnet._kernels.random cimport draw_of, noise_of
 from stochnet._kernels.update cimport optimizer_of, parameters_of
@@ -57,8 +57,8 @@ cdef class NetworkKernels:
         self.n_threads, self.training = n_threads, training
         self.net.n_layers = len(network.layers)
         self.net.n_classes = network.n_classes
-        self.net.ld_classes = padded(network.n_classes)
-        self.net.ld_rows = padded(n_rows)
+        self.net.ld_classes = sn_row_length(network.n_classes)
+        self.net.ld_rows = sn_row_length(n_rows)
         self.net.key[0], self.net.key[1] = network.key
         self.net.readout = parameters_of(network.readout)
         self.net.readout_bias = parameters_of(network.readout_bias)
@@ -74,10 +74,10 @@ cdef class NetworkKernels:
 
     cdef _bind_layer(self, sn_layer *c, layer):
         """Sizes, settings, parameters and state of one layer."""
-        c.n_inputs, c.ld_inputs = layer.n_inputs, padded(layer.n_inputs)
-        c.n_hidden, c.ld_hidden = layer.n_hidden, padded(layer.n_hidden)
+        c.n_inputs, c.ld_inputs = layer.n_inputs, sn_row_length(layer.n_inputs)
+        c.n_hidden, c.ld_hidden = layer.n_hidden, sn_row_length(layer.n_hidden)
         c.n_gates, c.experts_per_gate = layer.n_gates, layer.experts_per_gate
-        c.n_units, c.ld_units = layer.n_units, padded(layer.n_units)
+        c.n_units, c.ld_units = layer.n_units, sn_row_length(layer.n_units)
         c.hidden = parameters_of(layer.hidden)
         c.gate = parameters_of(layer.gate)
         c.expert = parameters_of(layer.expert)

@@ -4,7 +4,8 @@ import numpy as np
 from libc.stdint cimport uint32_t
 from stochnet._kernels.arrays cimport const_floats, floats
 from stochnet._kernels.engine cimport (
-    SN_DROPOUT, SN_GAUSSIAN, SN_LOGISTIC, SN_NO_NOISE, SN_SAMPLING, SN_TRAINING, SN_UNIFORM,
+    SN_DROPOUT, SN_GAUSSIAN, SN_LOGISTIC, SN_NO_NOISE, SN_SAMPLING, SN_TRAINING,
+    SN_UNIFORM,
     engine, sn_draw, sn_noise,
 )
 
