@@ -34,11 +34,14 @@ static void experts_backward(sn_network *net, int64_t l, int64_t k, float *restr
     const int32_t *credited = all ? net->indices : rows;
     const int32_t n_credited = all ? (int32_t)pass->n_rows : count;
     const float *h = layer->h + k * ld;
+    const int differs = estimator_table[layer->estimator]->needs_difference;
     float *restrict g = pass->gate.output_gradient, *restrict y = pass->gate.slope;
+    if (differs)
+        gate_difference(dh, net, layer, k, pass->row, pass->n_rows);
     for (int64_t e = k * G; e < (k + 1) * G; e++) {
         float *restrict H = layer->expert_output + e * ld;
         output_gradient(g, net, l, e, credited, n_credited, pass->n_rows);
-        if (all)
+        if (all && !differs)
             for (int64_t b = 0; b < pass->n_rows; b++)
                 dh[b] += g[b] * H[b];
         for (int32_t j = 0; j < count; j++) {

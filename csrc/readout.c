@@ -71,6 +71,34 @@ static void readout_gradient(float *g, const sn_network *net, int64_t e,
                  ld, rows, count, ld);
 }
 
+/* What switching gate k on instead of off changes in the mean loss, on every row: with
+   softmax p and the gate's contribution d to the logits when it is on,
+   log sum p exp(d) - d[target] where it is off, -log sum p exp(-d) - d[target] where it
+   is on; h is 0 or 1. OUT difference (n_rows). IN d: scratch, (ld_classes). */
+static void gate_difference(float *difference, const sn_network *net,
+                            const sn_layer *layer, int64_t k, float *d, int64_t n_rows)
+{
+    const int64_t ld = net->ld_classes, ld_rows = net->ld_rows;
+    const int64_t G = layer->experts_per_gate;
+    for (int64_t b = 0; b < n_rows; b++) {
+        const float *p = net->logits + b * ld;
+        const float sign = layer->h[k * ld_rows + b] != 0.0f ? -1.0f : 1.0f;
+        for (int64_t c = 0; c < ld; c++)
+            d[c] = 0.0f;
+        for (int64_t e = k * G; e < (k + 1) * G; e++)
+            for (int64_t c = 0; c < ld; c++)
+                d[c] += layer->expert_output[e * ld_rows + b] *
+                        net->readout.weight[e * ld + c];
+        float sum = 0.0f;
+        const float target = d[net->target[b]];
+        for (int64_t c = 0; c < net->n_classes; c++)
+            d[c] = p[c] * sn_exp(sign * d[c]);
+        for (int64_t c = 0; c < net->n_classes; c++)
+            sum += d[c];
+        difference[b] = (sign * sn_log(sum) - target) / (float)n_rows;
+    }
+}
+
 /* Step of V_e, whose gradient is the sum of y dL/dlogits over the listed rows.
    IN y (n_rows), may be lost; gradient: scratch. */
 static void update_readout(sn_network *net, int64_t e, float *y, const int32_t *rows,

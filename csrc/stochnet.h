@@ -110,6 +110,7 @@ typedef struct {
     int32_t credit;         /* by default */
     int32_t credit_choice;  /* active and all are both possible */
     int32_t needs_derivative;
+    int32_t needs_difference; /* dl_dh is L(h = 1) - L(h = 0); last layer only */
     void (*gradient)(float *da, const sn_estimator_row *row); /* adds to da */
 } sn_estimator;
 
@@ -256,6 +257,12 @@ typedef struct {
                            int64_t n_classes);
     void (*update_row)(sn_parameters *p, int64_t row, const float *gradient,
                        float bias_gradient, const sn_optimizer *optimizer);
+
+    double (*enumerate)(double *probability_gradient, double *value_gradient,
+                        const double *base, const double *contribution,
+                        const double *probability, const double *value, int64_t target,
+                        int64_t n_gates, int64_t n_classes, double *scratch,
+                        int32_t *active);
 
     int64_t serial_work; /* multiplications up to which a step takes one thread */
 

@@ -16,7 +16,7 @@ from sklearn.utils.multiclass import (
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from stochnet._threads import effective_n_threads
-from stochnet.gaters import GATERS, NOISES, PENALTIES, make_gater
+from stochnet.gaters import ESTIMATORS, GATERS, NOISES, PENALTIES, make_gater
 from stochnet.network import INITIALIZATIONS, Network, Optimizer
 from stochnet.training import CalibrationRows, Schedule, Trainer, calibrate
 
@@ -60,6 +60,12 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         - "st": the same unit with the straight-through gradient (Sec. 4);
         - "rectifier", "sigmoid": the paper's baselines without stochastic gates. The
           sigmoid is dense: every expert is computed and ``density`` has no effect.
+    estimator : str, default="auto"
+        How the loss reaches the gates, where a gater has a choice. "sbn": "reinforce"
+        ("auto") or "local_expectation", which averages each gate out with the others as
+        sampled: unbiased too, with less variance. It has to know every expert's output
+        and the readout, so that its training forward pass is dense, and there can be
+        one layer only. The others have one estimator.
     gater_hidden_size : int, array-like of shape (n_layers,) or "auto", default="auto"
         Tanh units of each layer's gater. "auto" is a fifth of the gates, as in the
         paper, and at least 16.
@@ -232,6 +238,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         "hidden_layer_sizes": ["array-like", _AT_LEAST_ONE],
         "gater": [StrOptions(set(GATERS))],
         "experts_per_gate": ["array-like", _AT_LEAST_ONE],
+        "estimator": [StrOptions({"auto", *ESTIMATORS})],
         "gater_hidden_size": ["array-like", _AT_LEAST_ONE, _AUTO],
         "density": [Interval(Real, 0, 1, closed="right")],
         "noise": [StrOptions({"auto", *NOISES}), None],
@@ -279,6 +286,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         gater="st",
         *,
         experts_per_gate=1,
+        estimator="auto",
         gater_hidden_size="auto",
         density=0.1,
         noise="auto",
@@ -322,6 +330,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.gater = gater
         self.experts_per_gate = experts_per_gate
+        self.estimator = estimator
         self.gater_hidden_size = gater_hidden_size
         self.density = density
         self.noise = noise
@@ -543,6 +552,11 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
     def _new_network(self, X, n_classes):
         """The network before the first step, which sees the first mini-batch."""
         sizes, per_gate, gater_sizes = self._sizes()
+        if self.estimator == "local_expectation" and len(sizes) > 1:
+            raise ValueError(
+                'estimator="local_expectation" needs a network with one hidden layer, '
+                f"got {len(sizes)}."
+            )
         main = Optimizer(
             solver=self.solver,
             learning_rate=self.learning_rate_init,
@@ -587,6 +601,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
     def _make_gater(self):
         return make_gater(
             self.gater,
+            estimator=self.estimator,
             density=self.density,
             noise=self.noise,
             noise_scale=self.noise_scale,

@@ -41,6 +41,8 @@ class NamedGater:
         The noise used unless another one is asked for.
     noises : tuple of (str or None)
         The noises that can be asked for.
+    estimators : tuple of str
+        Other estimators that can be asked for.
     learning_rate_factor : float
         Gater's learning rate over the main path's, unless one is asked for. The gates'
         gradient of some units is much smaller than that of others.
@@ -55,6 +57,7 @@ class NamedGater:
     description: str
     noise: str | None = None
     noises: tuple = (None,)
+    estimators: tuple = ()
     learning_rate_factor: float = 1.0
     baseline: bool = False
 
@@ -82,6 +85,7 @@ GATERS = {
         "reinforce",
         "kl",
         "stochastic binary neuron with REINFORCE (Sec. 3)",
+        estimators=("local_expectation",),
     ),
     "st": NamedGater(
         "bernoulli",
@@ -267,6 +271,7 @@ def _one_of(name, value, choices):
 def make_gater(
     name,
     *,
+    estimator="auto",
     density=0.1,
     noise="auto",
     noise_scale=1.0,
@@ -293,7 +298,15 @@ def make_gater(
     """
     _one_of("gater", name, GATERS)
     row = GATERS[name]
-    unit, estimator = UNITS[row.unit], ESTIMATORS[row.estimator]
+    _one_of("estimator", estimator, ("auto", *ESTIMATORS))
+    estimator_name = row.estimator if estimator == "auto" else estimator
+    if estimator_name not in (row.estimator, *row.estimators):
+        valid = ", ".join(repr(e) for e in ("auto", row.estimator, *row.estimators))
+        raise ValueError(
+            f"estimator={estimator!r} is not available for gater={name!r}; valid: "
+            f"{valid}."
+        )
+    unit, estimator = UNITS[row.unit], ESTIMATORS[estimator_name]
 
     noise = row.noise if noise == "auto" else noise
     if noise not in row.noises:
@@ -325,7 +338,7 @@ def make_gater(
         penalty_weight = PENALTIES[penalty]["default_weight"] if penalty else 0.0
     return Gater(
         unit=row.unit,
-        estimator=row.estimator,
+        estimator=estimator_name,
         penalty=penalty,
         noise=make_noise(
             noise,

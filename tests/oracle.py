@@ -140,7 +140,7 @@ class Gater:
     ----------
     unit : {"noisy_rectifier", "sts", "bernoulli", "rectifier", "sigmoid"}
         ``sts`` is "smooth times stochastic" (Sec. 2.2).
-    estimator : {"pathwise", "straight_through", "reinforce"}
+    estimator : {"pathwise", "straight_through", "reinforce", "local_expectation"}
     penalty : {"kl", "l1", None}
         Eq. 14 or Eq. 15.
     density : float
@@ -174,7 +174,9 @@ class Gater:
     def __post_init__(self):
         _require("unit", self.unit, REQUIRED_NOISE)
         _require(
-            "estimator", self.estimator, ("pathwise", "straight_through", "reinforce")
+            "estimator",
+            self.estimator,
+            ("pathwise", "straight_through", "reinforce", "local_expectation"),
         )
         _require("penalty", self.penalty, ("kl", "l1", None))
         _require("noise", self.noise, ("gaussian", "logistic"))
@@ -182,7 +184,10 @@ class Gater:
         _require("credit", self.credit, ("all", "active"))
         if self.estimator == "pathwise" and self.unit == "bernoulli":
             raise ValueError("the Bernoulli unit has no pathwise derivative")
-        if self.estimator == "reinforce" and self.unit != "bernoulli":
+        if (
+            self.estimator in ("reinforce", "local_expectation")
+            and self.unit != "bernoulli"
+        ):
             raise ValueError("Theorem 1 holds for the Bernoulli unit only")
         if self.noise_on == "draw" and self.unit != "sts":
             raise ValueError("noise_on='draw' needs a unit that draws: sts")
@@ -564,6 +569,7 @@ def estimate_da(layer, dh, row_loss, baseline, gater):
     - pathwise: dh dh/da;
     - straight-through (Eq. 13): dh, or dh p (1 - p) with p = sigm(a); with credit
       "active" only where the gate fired, 0 elsewhere;
+    - local expectation: dh p (1 - p), where dh is L(h = 1) - L(h = 0);
     - REINFORCE (Theorem 1, Corollary 1): (h - p) (L_b - baseline_k) / B, where
       L_b is the cross-entropy of the row alone, and 1 / B is there because the
       criterion is the mean over rows.
@@ -587,6 +593,8 @@ def estimate_da(layer, dh, row_loss, baseline, gater):
     if gater.estimator == "straight_through":
         da = dh * sigmoid_slope(layer.a) if gater.sigmoid_derivative else dh
         return np.where(gate.active, da, 0.0) if gater.credit == "active" else da
+    if gater.estimator == "local_expectation":
+        return dh * sigmoid_slope(layer.a)
     if baseline is None:
         baseline = np.zeros(len(gate.h))
     centred_loss = row_loss[None, :] - baseline[:, None]

@@ -536,6 +536,7 @@ WRONG = {
     "penalty_weight": [-1, "heavy", None],
     "adaptive_penalty": ["yes", None],
     "firing_rate_step": [-0.1, None],
+    "estimator": ["pathwise ", None, 1],
     "experts_per_gate": [0, -1, 2.0, "2", None],
     "input_dropout": [-0.1, 1, 1.5, "0.5", None],
     "max_norm": [0, -2, "2"],

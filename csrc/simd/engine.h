@@ -16,6 +16,7 @@
 #include "../product.c"
 #include "../block.c"
 #include "../loss.c"
+#include "../enumeration.c"
 #include "../update.c"
 #include "../input.c"
 #include "../readout.c"
@@ -43,6 +44,7 @@ const sn_engine SN_ENGINE = {
     .tanh = tanh_row,
     .cross_entropy = cross_entropy,
     .update_row = update_row,
+    .enumerate = enumerate,
     .serial_work = SERIAL_WORK,
     .train = train,
     .predict = predict,

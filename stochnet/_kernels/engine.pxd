@@ -79,6 +79,7 @@ cdef extern from "stochnet.h":
         int32_t credit
         int32_t credit_choice
         int32_t needs_derivative
+        int32_t needs_difference
         void (*gradient)(float *, const sn_estimator_row *) noexcept nogil
 
     ctypedef struct sn_penalty_row:
@@ -224,6 +225,10 @@ cdef extern from "stochnet.h":
             float *, float *, int32_t, float, int64_t) noexcept nogil
         void (*update_row)(
             sn_parameters *, int64_t, const float *, float, const sn_optimizer *
+        ) noexcept nogil
+        double (*enumerate)(
+            double *, double *, const double *, const double *, const double *,
+            const double *, int64_t, int64_t, int64_t, double *, int32_t *
         ) noexcept nogil
         int64_t serial_work
         int64_t (*train)(

@@ -56,6 +56,7 @@ def estimators():
             "credit": _CREDIT_NAMES[estimator.credit],
             "credit_choice": bool(estimator.credit_choice),
             "needs_derivative": bool(estimator.needs_derivative),
+            "needs_difference": bool(estimator.needs_difference),
         }
     return facts
 
