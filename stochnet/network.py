@@ -15,7 +15,7 @@ from stochnet._kernels.expert import forward as expert_forward
 from stochnet._kernels.network import NetworkKernels
 
 #: Floats that the (units, rows) arrays of one prediction call may take together.
-PREDICTION_FLOATS = 1 << 23
+PREDICTION_FLOATS = 1 << 26
 
 INITIALIZATIONS = ("sparse", "glorot", "authors")
 
@@ -215,7 +215,7 @@ class Network:
             owner, _, attribute = name.rpartition(".")
             setattr(self.layers[int(owner)] if owner else self, attribute, parameters)
             start = end
-        self._training_kernels = None
+        self._training_kernels, self._prediction_kernels = None, []
 
     def __getstate__(self):
         """Everything but views and bound kernels."""
@@ -230,6 +230,7 @@ class Network:
                 delattr(bare, name)
             state["layers"].append(bare)
         state["_views"] = state["_training_kernels"] = None
+        state["_prediction_kernels"] = []
         return state
 
     def __setstate__(self, state):
@@ -371,8 +372,8 @@ class Network:
         return bound[2]
 
     def release(self):
-        """Free the training workspace."""
-        self._training_kernels = None
+        """Free the workspaces."""
+        self._training_kernels, self._prediction_kernels = None, []
 
     def gradient(self, X, y, *, step=None, n_threads=1):
         """Gradient of the criterion on one mini-batch, with the gates that it samples.
@@ -432,7 +433,9 @@ class Network:
     def with_seed(self, seed):
         """The same network with another random key; it shares this one's parameters."""
         twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__, seed=seed, _training_kernels=None)
+        twin.__dict__.update(
+            self.__dict__, seed=seed, _training_kernels=None, _prediction_kernels=[]
+        )
         return twin
 
     def first_nonfinite(self):
@@ -452,11 +455,25 @@ class Network:
         return int(np.clip(PREDICTION_FLOATS // (4 * widest), 16, 1024)) // 16 * 16
 
     def _chunks(self, X, n_threads):
-        """Yield (start, chunk of X, kernels bound to a workspace of this call)."""
+        """Yield (start, chunk of X, kernels bound to a workspace of this call).
+
+        What a call used is kept for the next one: fresh memory costs as much as many a
+        prediction.
+        """
         size = self.prediction_rows()
-        kernels = NetworkKernels(self, max(1, min(size, len(X))), n_threads, False)
+        n_rows = max(1, min(size, len(X)))
+        try:
+            bound = self._prediction_kernels.pop()  # no other thread gets it
+        except IndexError:
+            bound = 0, n_threads, None
+        if bound[0] < n_rows or bound[1] != n_threads:
+            bound = n_rows, n_threads, NetworkKernels(self, n_rows, n_threads, False)
+        kernels = bound[2]
+        for i, layer in enumerate(self.layers):
+            kernels.set_threshold(i, layer.threshold, layer.value)
         for start in range(0, len(X), size):
             yield start, X[start : start + size], kernels
+        self._prediction_kernels[:] = [bound]
 
     def predict_proba(self, X, *, draw=None, n_threads=1):
         """Class probabilities, deterministic, or with sampled gates.
@@ -482,7 +499,7 @@ class Network:
         """Yield the list of layers' (n_rows, K) gates for each chunk of rows."""
         for _, chunk, kernels in self._chunks(X, n_threads):
             kernels.predict(chunk)
-            yield [w["h"][:, : len(chunk)].T for w in kernels.workspace]
+            yield [w["h"][:, : len(chunk)].T.copy() for w in kernels.workspace]
 
     def scores(self, i, X, *, n_threads=1):
         """What layer `i` compares with its threshold, (K, n)."""

@@ -746,7 +746,7 @@ def test_prediction_in_several_chunks(name):
 
 
 def test_prediction_rows_bound_the_memory():
-    for n_units, rows in (((1,), 1024), ((2000,), 1024), ((4096, 4096), 256)):
+    for n_units, rows in (((1,), 1024), ((16384,), 1024), ((32768, 32768), 256)):
         network = Network.__new__(Network)
         network.layers = [type("Layer", (), {"n_units": n}) for n in n_units]
         assert network.prediction_rows() == rows

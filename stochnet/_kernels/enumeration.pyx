@@ -40,7 +40,7 @@ def enumerate_gates(base, contribution, probability, value, target):
     shapes = [np.shape(array) for array in (base, probability, value, target)]
     if shapes != [(n_rows, C), (n_rows, K), (n_rows, K), (n_rows,)] or K == 0 or C == 0:
         raise ValueError(f"Shapes do not fit: {np.shape(contribution)} and {shapes}.")
-    cdef const double[:, ::1] l = np.array(base, dtype=float, order="C")
+    cdef const double[:, ::1] logits = np.array(base, dtype=float, order="C")
     cdef const double[:, ::1] p = np.array(probability, dtype=float, order="C")
     cdef const double[:, ::1] v = np.array(value, dtype=float, order="C")
     cdef const int64_t[::1] y = np.array(target, dtype=np.int64)
@@ -55,7 +55,7 @@ def enumerate_gates(base, contribution, probability, value, target):
         for b in range(n_rows):
             label = y[b]
             out[b] = engine.enumerate(
-                &dp_rows[b, 0], &dv_rows[b, 0], &l[b, 0], &c[b, 0, 0], &p[b, 0],
+                &dp_rows[b, 0], &dv_rows[b, 0], &logits[b, 0], &c[b, 0, 0], &p[b, 0],
                 &v[b, 0], label, K, C, &scratch[0], &active[0]
             )
     return loss, dp, dv
