@@ -12,8 +12,11 @@ network is kept, 10000 are tested once, with that network.
 
 Each run, one model with one seed, is a JSON file in --output with settings, learning
 curves and versions: it is written when the run ends, and a run whose file is there is
-not done again. results.csv has a line for each run, curves.png the learning curves
-(where matplotlib is installed).
+not done again. A run that was stopped goes on from the state that it saved every few
+epochs, with the results of one that was not. results.csv has a line for each run,
+curves.png the learning curves (where matplotlib is installed): validation errors with
+gates sampled as in training, as in the paper, and dotted those of the deterministic
+network, which decide and which the table shows.
 
 Preset "paper" follows the text: learning rates 0.1 with a factor on the gater's, decay
 by a constant each epoch, s = 0.1, max-norm 2, KL or L1 to hold the density, Beta noise
@@ -26,10 +29,12 @@ import argparse
 import csv
 import json
 import os
+import pickle
 import time
 import warnings
 from pathlib import Path
 
+import joblib
 import numpy as np
 import sklearn
 from joblib import Parallel, delayed
@@ -96,8 +101,11 @@ PRESETS = {
     },
 }
 
-#: Draws of the gates for errors in noisy mode, which the paper's curves show.
+#: Validation rows of the errors in noisy mode, which the paper's curves show.
 NOISY_ROWS = 2000
+
+#: Epochs between two saved states; a run that is stopped loses fewer than these.
+EPOCHS_PER_STATE = 5
 
 
 def make_model(name, preset, seed, epochs=None):
@@ -118,39 +126,104 @@ def error(probability, y):
     return float(100 * np.mean(probability.argmax(axis=1) != y))
 
 
-def run(name, preset, seed, data, epochs):
-    """Train one model and return its record."""
-    X, y, X_valid, y_valid, X_test, y_test = data
-    model = make_model(name, preset, seed, epochs)
-    start = time.perf_counter()
+def settings_of(model):
+    """The estimator's parameters as JSON has them."""
+    return {
+        key: "inf" if value == np.inf else value
+        for key, value in model.get_params().items()
+    }
+
+
+def train_epoch(model, epoch, schedule, data):
+    """One more epoch of a warm model, at that epoch's learning rates."""
+    factor = schedule["learning_rate_decay"] ** epoch
+    rates = {"learning_rate_init": schedule["learning_rate_init"] * factor}
+    if schedule["gater_learning_rate_init"] != "auto":  # else it follows
+        rates["gater_learning_rate_init"] = (
+            schedule["gater_learning_rate_init"] * factor
+        )
+    model.set_params(**rates)
+    X, y, X_valid, y_valid, *_ = data
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(X, y, X_val=X_valid, y_val=y_valid)
-    seconds = time.perf_counter() - start
-    noisy = model.sample_proba(X_valid[:NOISY_ROWS], n_draws=1, random_state=0)
-    probability = model.predict_proba(X_test)
-    gates = model.gates(X_test)
-    return {
-        "model": name,
-        "preset": preset,
-        "seed": seed,
-        "epochs": model.n_iter_,
-        "best_epoch": int(np.argmax(model.validation_scores_)) + 1,
-        "train_criterion": min(model.loss_curve_),
-        "valid_error": 100 * (1 - model.best_validation_score_),
+
+
+def train(model, data, state_path, on_epoch=None):
+    """Train a model epoch by epoch, going on from a saved state if there is one.
+
+    Returns the network of the epoch with the lowest validation error, and the learning
+    curves. `on_epoch` is called with the number of epochs done.
+    """
+    schedule, X_valid, y_valid = settings_of(model), data[2], data[3]
+    state = load_state(state_path, schedule)
+    if state is None:
+        model.set_params(warm_start=True, max_iter=1, learning_rate_decay=1.0)
+        names = ("loss", "valid", "noisy_valid", "density")
+        state = {
+            "schedule": schedule,
+            "model": model,
+            "best": None,
+            "seconds": 0.0,
+            "curves": {name: [] for name in names},
+        }
+    model, curves = state["model"], state["curves"]
+    for epoch in range(len(curves["valid"]), schedule["max_iter"]):
+        start = time.perf_counter()
+        train_epoch(model, epoch, schedule, data)
+        valid = 100 * (1 - model.best_validation_score_)
+        if valid < min(curves["valid"], default=np.inf):
+            state["best"] = pickle.dumps(model)
+        sampled = model.sample_proba(X_valid[:NOISY_ROWS], 1, random_state=epoch)
+        curves["loss"].append(model.loss_)
+        curves["valid"].append(valid)
+        curves["noisy_valid"].append(error(sampled, y_valid[:NOISY_ROWS]))
+        curves["density"].append(model.training_density_[0])
+        state["seconds"] += time.perf_counter() - start
+        if (epoch + 1) % EPOCHS_PER_STATE == 0:
+            save_state(state_path, state)
+        if on_epoch is not None:
+            on_epoch(epoch + 1)
+    return pickle.loads(state["best"]), curves, state["seconds"]
+
+
+def load_state(path, schedule):
+    """A state saved with these settings, or None."""
+    if not path.exists():
+        return None
+    state = joblib.load(path)
+    return state if state["schedule"] == schedule else None
+
+
+def save_state(path, state):
+    """Write a state whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    joblib.dump(state, partial)
+    partial.replace(path)
+
+
+def run(model, data, state_path):
+    """Train one model and return what is kept of it."""
+    X_valid, y_valid, X_test, y_test = data[2:]
+    settings = settings_of(model)
+    best, curves, seconds = train(model, data, state_path)
+    noisy = best.sample_proba(X_valid[:NOISY_ROWS], n_draws=1, random_state=0)
+    probability = best.predict_proba(X_test)
+    gates = best.gates(X_test)
+    return best, {
+        "epochs": len(curves["valid"]),
+        "best_epoch": int(np.argmin(curves["valid"])) + 1,
+        "train_criterion": min(curves["loss"]),
+        "valid_error": min(curves["valid"]),
         "test_error": error(probability, y_test),
         "noisy_valid_error": error(noisy, y_valid[:NOISY_ROWS]),
         "density": float((gates != 0).mean()),
-        "training_density": model.density_curve_[-1][0],
+        "training_density": curves["density"][-1],
         "seconds": seconds,
-        "loss_curve": model.loss_curve_,
-        "valid_curve": [100 * (1 - s) for s in model.validation_scores_],
-        "density_curve": [layers[0] for layers in model.density_curve_],
-        "settings": {
-            key: "inf" if value == np.inf else value
-            for key, value in model.get_params().items()
-        },
-        "rows": [len(X), len(X_valid), len(X_test)],
+        **{f"{name}_curve": curve for name, curve in curves.items()},
+        "settings": settings,
+        "rows": [len(part) for part in data[::2]],
         "versions": {
             "stochnet": stochnet.__version__,
             "numpy": np.__version__,
@@ -164,15 +237,38 @@ def record_path(output, name, preset, seed):
     return output / f"{preset}-{name}-{seed}.json"
 
 
-def run_once(name, preset, seed, data, epochs, output):
-    """Do a run whose file is not there, and write it whole or not at all."""
-    path = record_path(output, name, preset, seed)
-    if path.exists():
-        return
-    record = run(name, preset, seed, data, epochs)
+def is_done(path, model):
+    """Whether a run's file is there; raises if it was done with other settings."""
+    if not path.exists():
+        return False
+    before, now = json.loads(path.read_text())["settings"], settings_of(model)
+    changed = [key for key in now if key in before and before[key] != now[key]]
+    if changed:
+        raise SystemExit(
+            f"{path} was run with another {', '.join(changed)}. Remove it to run it "
+            "again, or choose another --output."
+        )
+    return True
+
+
+def write_record(path, record):
+    """Write a record whole or not at all."""
     partial = path.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps(record, indent=1) + "\n")
     partial.replace(path)
+
+
+def run_once(name, preset, seed, data, epochs, output):
+    """Do a run whose file is not there."""
+    path = record_path(output, name, preset, seed)
+    model = make_model(name, preset, seed, epochs)
+    if is_done(path, model):
+        return
+    state_path = output / "state" / f"{path.stem}.joblib"
+    _, record = run(model, data, state_path)
+    record = {"model": name, "preset": preset, "seed": seed} | record
+    write_record(path, record)
+    state_path.unlink(missing_ok=True)
     write_csv(output)
     print(
         f"{preset:<6} {name:<16} seed {seed}: valid {record['valid_error']:.2f}, "
@@ -195,10 +291,12 @@ def write_csv(output):
         for key, value in (found[0] if found else {}).items()
         if not isinstance(value, list | dict)
     ]
-    with (output / "results.csv").open("w", newline="") as file:
+    partial = output / f"results.{os.getpid()}.partial"  # other jobs write it, too
+    with partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(found)
+    partial.replace(output / "results.csv")
 
 
 def print_table(output, presets, models):
@@ -244,16 +342,17 @@ def draw_curves(output, presets, models):
     axes = figure.subplots(1, len(presets), squeeze=False, sharey=True)[0]
     found = records(output)
     for ax, preset in zip(axes, presets, strict=True):
-        for name in models:
-            curves = [
-                r["valid_curve"]
-                for r in found
-                if (r["preset"], r["model"]) == (preset, name)
-            ]
-            if curves:
+        for i, name in enumerate(models):
+            mine = [r for r in found if (r["preset"], r["model"]) == (preset, name)]
+            for key, style in (("noisy_valid_curve", "-"), ("valid_curve", ":")):
+                curves = [r[key] for r in mine if key in r]
+                if not curves:
+                    continue
                 shortest = min(map(len, curves))
                 mean = np.mean([curve[:shortest] for curve in curves], axis=0)
-                ax.plot(np.arange(1, shortest + 1), mean, label=MODELS[name][0])
+                label = MODELS[name][0] if key == "noisy_valid_curve" else None
+                epochs = np.arange(1, shortest + 1)
+                ax.plot(epochs, mean, style, color=f"C{i}", label=label)
         ax.set(title=f"preset {preset}", xlabel="epoch", yscale="log")
     axes[0].set_ylabel("validation error (%)")
     axes[0].legend(fontsize="small")
