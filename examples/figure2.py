@@ -344,18 +344,19 @@ def draw_curves(output, presets, models):
     for ax, preset in zip(axes, presets, strict=True):
         for i, name in enumerate(models):
             mine = [r for r in found if (r["preset"], r["model"]) == (preset, name)]
+            title = MODELS[name][0]
             for key, style in (("noisy_valid_curve", "-"), ("valid_curve", ":")):
                 curves = [r[key] for r in mine if key in r]
                 if not curves:
                     continue
                 shortest = min(map(len, curves))
                 mean = np.mean([curve[:shortest] for curve in curves], axis=0)
-                label = MODELS[name][0] if key == "noisy_valid_curve" else None
+                label, title = title, None  # once for a model
                 epochs = np.arange(1, shortest + 1)
                 ax.plot(epochs, mean, style, color=f"C{i}", label=label)
         ax.set(title=f"preset {preset}", xlabel="epoch", yscale="log")
     axes[0].set_ylabel("validation error (%)")
-    axes[0].legend(fontsize="small")
+    axes[-1].legend(fontsize="small")
     figure.savefig(output / "curves.png", dpi=120)
 
 
