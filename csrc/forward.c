@@ -1,4 +1,4 @@
-/* One layer upwards: U = tanh(x Wb' + bb); a = Wg U' + bg; then block by block of gates:
+/* One layer upwards: U = tanh(x Wb' + bb); then block by block of gates: a = Wg U' + bg,
  * noise, gate, active rows, penalty, experts of the active rows, readout. Called by all
  * threads of a parallel region; see network.c.
  */
@@ -40,9 +40,10 @@ static void tanh_row(float *x, int64_t n)
 }
 
 /* U = tanh(x Wb' + bb), (B, M) */
-static void hidden_forward(const sn_network *net, sn_layer *layer, const sn_input *in,
-                           int64_t n_rows)
+static void hidden_forward(const sn_network *net, int64_t l, int64_t n_rows)
 {
+    sn_layer *layer = net->layers + l;
+    const sn_input in = input_of(net, l);
     const int64_t width = panel_width(layer->n_hidden), ld = layer->ld_hidden;
 #pragma omp for schedule(dynamic) collapse(2)
     for (int64_t first = 0; first < n_rows; first += PANEL_ROWS)
@@ -50,46 +51,42 @@ static void hidden_forward(const sn_network *net, sn_layer *layer, const sn_inpu
             const int64_t n = smaller(width, layer->n_hidden - m);
             const int64_t rows = smaller(PANEL_ROWS, n_rows - first);
             float *U = layer->hidden_output + m;
-            input_products(U, 1, ld, &layer->hidden, m, n, in, net->indices + first, rows);
+            input_products(U, 1, ld, &layer->hidden, m, n, &in, net->indices + first, rows);
             for (int64_t b = first; b < first + rows; b++)
                 tanh_row(U + b * ld, padded(n));
         }
 }
 
-/* out (units, B) = W x' + bias for all units of p: gates on U, or experts on x */
-static void unit_major_forward(float *out, const sn_network *net, const sn_parameters *p,
-                               const sn_input *in, int64_t n_rows)
+/* out (units, B) = W x' + bias for units [first, end) of p on every row: gates on U, or
+   experts on x */
+static void unit_major_products(float *out, const sn_network *net, const sn_parameters *p,
+                                int64_t first, int64_t end, const sn_input *in,
+                                int64_t n_rows)
 {
-    const int64_t width = panel_width(p->n_rows);
-#pragma omp for schedule(dynamic) collapse(2)
-    for (int64_t first = 0; first < n_rows; first += PANEL_ROWS)
-        for (int64_t k = 0; k < p->n_rows; k += width)
-            input_products(out + k * net->ld_rows, net->ld_rows, 1, p, k,
-                           smaller(width, p->n_rows - k), in, net->indices + first,
-                           smaller(PANEL_ROWS, n_rows - first));
+    for (int64_t b = 0; b < n_rows; b += PANEL_ROWS)
+        input_products(out + first * net->ld_rows, net->ld_rows, 1, p, first, end - first,
+                       in, net->indices + b, smaller(PANEL_ROWS, n_rows - b));
 }
 
-/* a (K, B) */
-static void gater_forward(const sn_network *net, int64_t l, int64_t n_rows)
+/* a (K, B), of gates [first, end) */
+static void gate_products(const sn_network *net, sn_layer *layer, int64_t first,
+                          int64_t end, int64_t n_rows)
 {
-    sn_layer *layer = net->layers + l;
-    const sn_input in = input_of(net, l);
     const sn_input hidden = {.x = layer->hidden_output, .ld = layer->ld_hidden};
-    hidden_forward(net, layer, &in, n_rows);
-    unit_major_forward(layer->a, net, &layer->gate, &hidden, n_rows);
+    unit_major_products(layer->a, net, &layer->gate, first, end, &hidden, n_rows);
 }
 
-/* Experts of gates [first, end) on their active rows; where the estimator credits all
-   gates they have been computed on every row. */
+/* Experts of gates [first, end) on their active rows, or on all where n_rows is not 0. */
 static void experts_forward(const sn_network *net, sn_layer *layer, const sn_input *in,
-                            int64_t first, int64_t end, int64_t computed_rows)
+                            int64_t first, int64_t end, int64_t n_rows)
 {
     const int64_t ld = net->ld_rows, G = layer->experts_per_gate;
     for (int64_t k = first; k < end; k++)
-        layer->reads[k] += G * (computed_rows ? computed_rows : layer->count[k]);
-    if (computed_rows)
-        return;
-    if (in->has_blocks)
+        layer->reads[k] += G * (n_rows ? n_rows : layer->count[k]);
+    if (n_rows)
+        unit_major_products(layer->expert_output, net, &layer->expert, first * G, end * G,
+                            in, n_rows);
+    else if (in->has_blocks)
         for (int64_t k = first; k < end; k++)
             input_products(layer->expert_output + k * G * ld, ld, 1, &layer->expert, k * G,
                            G, in, layer->rows + k * ld, layer->count[k]);
@@ -124,6 +121,7 @@ static void units_forward(sn_network *net, int64_t l, const sn_draw *draw,
 #pragma omp for schedule(dynamic)
     for (int64_t first = 0; first < layer->n_gates; first += width) {
         const int64_t end = smaller(first + width, layer->n_gates);
+        gate_products(net, layer, first, end, pass->n_rows);
         for (int64_t k = first; k < end; k++)
             gates_forward(layer, k, draw, net->ld_rows, pass);
         experts_forward(net, layer, &in, first, end, computed);
@@ -170,11 +168,7 @@ static void layer_forward(sn_network *net, int64_t l, const sn_pass *pass)
         draw = *pass->draw;
         draw.layer = (uint32_t)l;
     }
-    gater_forward(net, l, pass->n_rows);
-    if (pass->training && layer->credit == SN_CREDIT_ALL) {
-        const sn_input in = input_of(net, l);
-        unit_major_forward(layer->expert_output, net, &layer->expert, &in, pass->n_rows);
-    }
+    hidden_forward(net, l, pass->n_rows);
     units_forward(net, l, pass->draw ? &draw : NULL, pass);
     if (l < net->n_layers - 1)
         write_output(layer, pass->n_rows, net->ld_rows);

@@ -167,11 +167,17 @@ static void scores(sn_network *net, int64_t l, const float *X, int64_t n_rows,
         copy_rows(net, X, NULL, NULL, &pass);
         for (int64_t i = 0; i < l; i++)
             layer_forward(net, i, &pass);
-        gater_forward(net, l, n_rows);
-#pragma omp for schedule(static)
-        for (int64_t k = 0; k < net->layers[l].n_gates; k++) {
-            gate_value_input(net->layers + l, k, n_rows, net->ld_rows);
-            gate_score(net->layers + l, k, n_rows, net->ld_rows);
+        hidden_forward(net, l, n_rows);
+        sn_layer *layer = net->layers + l;
+        const int64_t width = sn_block_width(layer);
+#pragma omp for schedule(dynamic)
+        for (int64_t first = 0; first < layer->n_gates; first += width) {
+            const int64_t end = smaller(first + width, layer->n_gates);
+            gate_products(net, layer, first, end, n_rows);
+            for (int64_t k = first; k < end; k++) {
+                gate_value_input(layer, k, n_rows, net->ld_rows);
+                gate_score(layer, k, n_rows, net->ld_rows);
+            }
         }
     }
 }
