@@ -95,17 +95,19 @@ static void experts_forward(const sn_network *net, sn_layer *layer, const sn_inp
                        layer->count, first, end);
 }
 
-static void gates_forward(sn_layer *layer, int64_t k, const sn_draw *draw, int64_t ld_rows,
-                          const sn_pass *pass)
+/* Gates [first, end), deterministic where there is no draw. */
+static void gates_forward(sn_layer *layer, int64_t first, int64_t end, const sn_draw *draw,
+                          int64_t ld_rows, const sn_pass *pass)
 {
-    if (!draw) {
+    for (int64_t k = first; !draw && k < end; k++)
         gate_predict(layer, k, pass->n_rows, ld_rows);
-        return;
+    while (draw && first < end) {
+        const gate_strip strip = strip_from(first, end, pass->n_rows, ld_rows);
+        const sn_unit_row row = gate_forward(layer, &strip, draw, &pass->gate);
+        if (pass->training)
+            gate_penalty(layer, &strip, &row, &pass->gate);
+        first += strip.n_gates;
     }
-    const sn_unit_row row =
-        gate_forward(layer, k, pass->n_rows, ld_rows, draw, &pass->gate);
-    if (pass->training)
-        gate_penalty(layer, k, pass->n_rows, ld_rows, &row, &pass->gate);
 }
 
 /* Gates and experts of one layer, block by block, and their part of the readout. */
@@ -122,8 +124,7 @@ static void units_forward(sn_network *net, int64_t l, const sn_draw *draw,
     for (int64_t first = 0; first < layer->n_gates; first += width) {
         const int64_t end = smaller(first + width, layer->n_gates);
         gate_products(net, layer, first, end, pass->n_rows);
-        for (int64_t k = first; k < end; k++)
-            gates_forward(layer, k, draw, net->ld_rows, pass);
+        gates_forward(layer, first, end, draw, net->ld_rows, pass);
         experts_forward(net, layer, &in, first, end, computed);
         if (!last)
             continue;

@@ -1,4 +1,7 @@
-/* The gates of one unit over a mini-batch: noise, unit, active rows, penalty. */
+/* Gates over a mini-batch: noise, unit, active rows, penalty. Functions of a strip work on
+ * the rows of several successive gates at once, because the rows of a small mini-batch are
+ * too short to keep the vector units busy.
+ */
 #include "stochnet.h"
 #include "vector.h"
 
@@ -53,56 +56,92 @@ static void shift(float *a, float by, int64_t n_rows)
             a[b] += by;
 }
 
-/* Scratch rows of a thread, (GATE_SCRATCH_ROWS, ld_rows). */
+/* Scratch rows of a thread, (GATE_SCRATCH_ROWS, sn_strip_length). */
 typedef struct {
     float *z, *noisy, *probability, *probability_slope, *slope, *output_gradient;
 } gate_scratch;
 
-static gate_scratch gate_scratch_of(float *scratch, int64_t ld_rows)
+static gate_scratch gate_scratch_of(float *scratch, int64_t length)
 {
     return (gate_scratch){scratch,
-                          scratch + ld_rows,
-                          scratch + 2 * ld_rows,
-                          scratch + 3 * ld_rows,
-                          scratch + 4 * ld_rows,
-                          scratch + 5 * ld_rows};
+                          scratch + length,
+                          scratch + 2 * length,
+                          scratch + 3 * length,
+                          scratch + 4 * length,
+                          scratch + 5 * length};
 }
 
-/* Noise on the input of the gate (App. A.2): on the draw alone, or on all of it, in
+/* Successive gates, with rows that lie ld_rows apart. */
+typedef struct {
+    int64_t first, n_gates, n_rows, ld_rows;
+} gate_strip;
+
+/* Gates of a strip that starts at `first`: rows without a gap between them, and as many
+   as the scratch rows hold. */
+static gate_strip strip_from(int64_t first, int64_t end, int64_t n_rows, int64_t ld_rows)
+{
+    const int64_t most = padded(n_rows) == ld_rows ? STRIP / ld_rows : 1;
+    const int64_t n = most < 1 ? 1 : most < end - first ? most : end - first;
+    return (gate_strip){first, n, n_rows, ld_rows};
+}
+
+/* Length of the strip's rows together, or of its only one. */
+static int64_t strip_length(const gate_strip *strip)
+{
+    return strip->n_gates == 1 ? padded(strip->n_rows) : strip->n_gates * strip->ld_rows;
+}
+
+/* Noise on the input of the gates (App. A.2): on the draw alone, or on all of it, in
    which case `a` itself becomes the noisy pre-activation. */
 static void add_gate_noise(sn_unit_row *row, float *restrict a, float *restrict noisy,
-                           const sn_draw *draw, uint32_t unit)
+                           const sn_draw *draw, const gate_strip *strip)
 {
-    additive(noisy, row->noise, draw, unit, row->n);
+    for (int64_t i = 0; i < strip->n_gates; i++)
+        additive(noisy + i * strip->ld_rows, row->noise, draw,
+                 (uint32_t)(strip->first + i), padded(strip->n_rows));
     float *target = row->noise->draw_only ? noisy : a;
     for (int64_t b = 0; b < row->n; b++)
         target[b] = a[b] + noisy[b];
     row->a_draw = target;
 }
 
-/* Gates of unit k as they fire in training: h = f(a, z), Eq. 1.
-   IN layer->a row k. OUT layer->a row k as the value saw it, layer->h
-   row k, layer->rows and count; returns the unit's row for what follows. */
-static sn_unit_row gate_forward(sn_layer *layer, int64_t k, int64_t n_rows,
-                                int64_t ld_rows, const sn_draw *draw,
-                                const gate_scratch *scratch)
+/* OUT z, one row for each gate of the strip. */
+static void draw_noise(float *z, const sn_unit *unit, const sn_noise *noise,
+                       const sn_draw *draw, const gate_strip *strip)
+{
+    const int64_t n = padded(strip->n_rows);
+    for (int64_t i = 0; i < strip->n_gates; i++) {
+        const uint32_t k = (uint32_t)(strip->first + i);
+        if (unit->z == SN_Z_UNIFORM)
+            uniform(z + i * strip->ld_rows, draw, SN_UNIFORM, k, n);
+        else if (unit->z == SN_Z_ADDITIVE)
+            additive(z + i * strip->ld_rows, noise, draw, k, n);
+    }
+}
+
+/* Gates of a strip as they fire in training: h = f(a, z), Eq. 1.
+   IN layer->a. OUT layer->a as the value saw it, layer->h, layer->rows and count;
+   scratch->probability; returns the strip's row for what follows. */
+static sn_unit_row gate_forward(sn_layer *layer, const gate_strip *strip,
+                                const sn_draw *draw, const gate_scratch *scratch)
 {
     const sn_unit *unit = unit_table[layer->unit];
     const sn_noise *noise = &layer->noise;
-    float *a = layer->a + k * ld_rows, *h = layer->h + k * ld_rows;
-    const int64_t n = padded(n_rows);
-    clear_padding(a, n_rows);
-    sn_unit_row row = {n, a, a, scratch->z, noise};
-    if (unit->z == SN_Z_UNIFORM)
-        uniform(scratch->z, draw, SN_UNIFORM, (uint32_t)k, n);
-    else if (unit->z == SN_Z_ADDITIVE)
-        additive(scratch->z, noise, draw, (uint32_t)k, n);
+    const int64_t ld = strip->ld_rows, n_rows = strip->n_rows;
+    float *a = layer->a + strip->first * ld, *h = layer->h + strip->first * ld;
+    for (int64_t i = 0; i < strip->n_gates; i++)
+        clear_padding(a + i * ld, n_rows);
+    sn_unit_row row = {strip_length(strip), a, a, scratch->z, scratch->probability, noise};
+    draw_noise(scratch->z, unit, noise, draw, strip);
     if (unit->gate_noise && (noise->additive || noise->quantiles))
-        add_gate_noise(&row, a, scratch->noisy, draw, (uint32_t)k);
+        add_gate_noise(&row, a, scratch->noisy, draw, strip);
+    unit->probability(scratch->probability, &row);
     unit->forward(h, &row);
-    int32_t *rows = layer->rows + k * ld_rows;
-    layer->count[k] =
-        unit->always_fires ? all_rows(rows, n_rows) : active_rows(rows, h, n_rows);
+    for (int64_t k = strip->first; k < strip->first + strip->n_gates; k++) {
+        int32_t *rows = layer->rows + k * ld;
+        layer->count[k] = unit->always_fires ? all_rows(rows, n_rows)
+                                             : active_rows(rows, layer->h + k * ld, n_rows);
+    }
     return row;
 }
 
@@ -128,7 +167,7 @@ static void gate_predict(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld_
     const sn_unit *unit = unit_table[layer->unit];
     float *a = layer->a + k * ld_rows, *h = layer->h + k * ld_rows;
     int32_t *rows = layer->rows + k * ld_rows;
-    const sn_unit_row row = {padded(n_rows), a, a, a, &layer->noise};
+    const sn_unit_row row = {padded(n_rows), a, a, a, a, &layer->noise};
     gate_value_input(layer, k, n_rows, ld_rows);
     if (layer->noise.draw_only)
         unit->value(h, layer->value, &row);
@@ -144,22 +183,23 @@ static void gate_predict(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld_
             h[b] = a[b] > layer->threshold ? h[b] : 0.0f;
 }
 
-/* da row k = gradient of the penalty; the estimator adds to it later. Done in the
+/* layer->da = gradient of the penalty; the estimator adds to it later. Done in the
    forward pass, while the firing probability of the noisy pre-activation is known. */
-static void gate_penalty(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld_rows,
+static void gate_penalty(sn_layer *layer, const gate_strip *strip,
                          const sn_unit_row *unit_row, const gate_scratch *scratch)
 {
-    float *da = layer->da + k * ld_rows;
-    for (int64_t b = 0; b < unit_row->n; b++)
-        da[b] = 0.0f;
-    layer->penalty_value[k] = 0.0f;
+    const int64_t ld = strip->ld_rows;
+    float *da = layer->da + strip->first * ld;
+    float *value = layer->penalty_value + strip->first;
+    memset(da, 0, (size_t)unit_row->n * sizeof *da);
+    memset(value, 0, (size_t)strip->n_gates * sizeof *value);
     if (layer->penalty < 0)
         return;
     const sn_unit *unit = unit_table[layer->unit];
-    const float *h = layer->h + k * ld_rows;
-    sn_penalty_row row = {unit_row->n, n_rows, h, NULL, scratch->probability, NULL,
-                          *layer->penalty_weight, layer->density};
-    unit->probability(scratch->probability, unit_row);
+    const float *h = layer->h + strip->first * ld;
+    sn_penalty_row row = {strip->n_gates, ld, padded(strip->n_rows), strip->n_rows, h, NULL,
+                          scratch->probability, NULL, *layer->penalty_weight,
+                          layer->density};
     if (unit->probability_derivative) {
         unit->probability_derivative(scratch->probability_slope, scratch->probability,
                                      unit_row);
@@ -169,7 +209,7 @@ static void gate_penalty(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld_
         unit->derivative(scratch->slope, h, unit_row);
         row.dh_da = scratch->slope;
     }
-    layer->penalty_value[k] = penalty_table[layer->penalty]->gradient(da, &row);
+    penalty_table[layer->penalty]->gradient(da, value, &row);
 }
 
 /* The moving averages of Eq. 10 for unit k, brought up to date with this batch after
@@ -210,8 +250,8 @@ static void gate_backward(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld
         baseline = denominator > 0.0f ? layer->reinforce[k] / denominator : 0.0f;
     }
     if (estimator->needs_derivative) {
-        /* no derivative depends on z beyond h */
-        const sn_unit_row row = {n, a, a, a, &layer->noise};
+        /* no derivative depends on z or p beyond h */
+        const sn_unit_row row = {n, a, a, a, a, &layer->noise};
         unit->derivative(scratch->slope, h, &row);
     }
     const sn_estimator_row row = {n,     n_rows, a,        h, scratch->slope,

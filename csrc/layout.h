@@ -4,8 +4,10 @@
 
 #include "stochnet.h"
 
-/* Gate rows of a thread's scratch, units updated at once, least length of `indices`. */
+/* Gate rows of a thread's scratch, units updated at once, least length of `indices`;
+   floats of the gates' rows that are worked on at once, and how many gates that may be. */
 enum { GATE_SCRATCH_ROWS = 6, UPDATE_UNITS = 32, LEAST_INDICES = 256 };
+enum { STRIP = 512, STRIP_GATES = STRIP / SN_PAD };
 
 /* n rounded up to whole vectors */
 static inline int64_t padded(int64_t n)
@@ -55,11 +57,17 @@ static inline int64_t sn_longest_row(const sn_network *net)
     return longest;
 }
 
+/* Length of one of the gate rows of a thread's scratch. */
+static inline int64_t sn_strip_length(const sn_network *net)
+{
+    return net->ld_rows > STRIP ? net->ld_rows : STRIP;
+}
+
 /* Floats of scratch of one thread: gate rows, one row of weights, and UPDATE_UNITS
    gradients of them. */
 static inline int64_t sn_scratch_size(const sn_network *net)
 {
-    return GATE_SCRATCH_ROWS * net->ld_rows +
+    return GATE_SCRATCH_ROWS * sn_strip_length(net) +
            (1 + UPDATE_UNITS) * sn_longest_row(net);
 }
 

@@ -55,8 +55,8 @@ static sn_pass start_pass(const sn_network *net, int64_t n_rows, const sn_draw *
 #endif
     float *scratch = net->scratch + thread * net->scratch_size;
     sn_pass pass = {.n_rows = n_rows, .draw = draw, .training = training};
-    pass.gate = gate_scratch_of(scratch, net->ld_rows);
-    pass.row = scratch + GATE_SCRATCH_ROWS * net->ld_rows;
+    pass.gate = gate_scratch_of(scratch, sn_strip_length(net));
+    pass.row = scratch + GATE_SCRATCH_ROWS * sn_strip_length(net);
     pass.gradient = pass.row + sn_longest_row(net);
     return pass;
 }

@@ -54,12 +54,13 @@ typedef struct {
 
 /* ---- Units: how a gate fires, one file each in units/ ------------------------- */
 
-/* One unit over a mini-batch: all pointers are rows of n floats, n padded. */
+/* Units over a mini-batch: all pointers are rows of n floats, n padded. */
 typedef struct {
     int64_t n;
     const float *a;       /* pre-activation that gives the value */
     const float *a_draw;  /* pre-activation that decides the draw */
     const float *z;       /* uniform, or additive noise, or NULL: as `z` says below */
+    const float *p;       /* what `probability` gives, for `forward` */
     const sn_noise *noise;
 } sn_unit_row;
 
@@ -116,8 +117,9 @@ typedef struct {
 
 /* ---- Penalties: what holds the density, one file each in penalties/ ----------- */
 
+/* n_gates rows, the first floats of each ld apart, n = n_rows padded. */
 typedef struct {
-    int64_t n, n_rows;
+    int64_t n_gates, ld, n, n_rows;
     const float *h, *dh_da;       /* dh_da may be NULL */
     const float *p, *dp_da;       /* dp_da may be NULL */
     float weight, density;
@@ -127,8 +129,8 @@ typedef struct {
     const char *name;
     int32_t needs_smooth_probability;
     float default_weight;
-    /* adds the gradient to da, returns the unit's term of the criterion */
-    float (*gradient)(float *da, const sn_penalty_row *row);
+    /* adds the gradient to da; value (n_gates): each gate's term of the criterion */
+    void (*gradient)(float *da, float *value, const sn_penalty_row *row);
 } sn_penalty;
 
 /* ---- Parameters and optimisers ------------------------------------------------ */

@@ -4,14 +4,18 @@
 #include "../stochnet.h"
 #include "../vector.h"
 
-static float l1_gradient(float *restrict da, const sn_penalty_row *row)
+static void l1_gradient(float *restrict da, float *restrict value,
+                        const sn_penalty_row *row)
 {
-    const float *value = row->dh_da ? row->h : row->p;
+    const float *activation = row->dh_da ? row->h : row->p;
     const float *slope = row->dh_da ? row->dh_da : row->dp_da;
     const float scale = row->weight / (float)row->n_rows;
-    for (int64_t b = 0; b < row->n; b++)
-        da[b] += scale * slope[b];
-    return scale * sn_row_sum(value, row->n_rows); /* no unit is negative */
+    for (int64_t k = 0; k < row->n_gates; k++) {
+        const int64_t first = k * row->ld;
+        for (int64_t b = first; b < first + row->n; b++)
+            da[b] += scale * slope[b];
+        value[k] = scale * sn_row_sum(activation + first, row->n_rows); /* none is < 0 */
+    }
 }
 
 static const sn_penalty l1 = {

@@ -6,7 +6,7 @@
 static void bernoulli_forward(float *restrict h, const sn_unit_row *row)
 {
     for (int64_t b = 0; b < row->n; b++)
-        h[b] = row->z[b] < sn_sigmoid(row->a[b]) ? 1.0f : 0.0f;
+        h[b] = row->z[b] < row->p[b] ? 1.0f : 0.0f;
 }
 
 static void bernoulli_value(float *restrict h, int32_t choice, const sn_unit_row *row)

@@ -7,8 +7,7 @@ static void sts_forward(float *restrict h, const sn_unit_row *row)
 {
     for (int64_t b = 0; b < row->n; b++) {
         const float root = sqrtf(sn_sigmoid(row->a[b]));
-        const float draw = sqrtf(sn_sigmoid(row->a_draw[b]));
-        h[b] = row->z[b] < draw ? root : 0.0f;
+        h[b] = row->z[b] < row->p[b] ? root : 0.0f;
     }
 }
 

@@ -46,6 +46,7 @@ cdef extern from "stochnet.h":
         const float *a
         const float *a_draw
         const float *z
+        const float *p
         const sn_noise *noise
 
     ctypedef struct sn_unit:
@@ -83,6 +84,8 @@ cdef extern from "stochnet.h":
         void (*gradient)(float *, const sn_estimator_row *) noexcept nogil
 
     ctypedef struct sn_penalty_row:
+        int64_t n_gates
+        int64_t ld
         int64_t n
         int64_t n_rows
         const float *h
@@ -96,7 +99,7 @@ cdef extern from "stochnet.h":
         const char *name
         int32_t needs_smooth_probability
         float default_weight
-        float (*gradient)(float *, const sn_penalty_row *) noexcept nogil
+        void (*gradient)(float *, float *, const sn_penalty_row *) noexcept nogil
 
     ctypedef struct sn_optimizer:
         int32_t solver

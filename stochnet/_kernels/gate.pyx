@@ -98,7 +98,7 @@ cdef class _Row:
         self.row.n = a.shape[0]
         self.row.a = const_floats(a, a.shape[0])
         self.row.a_draw = const_floats(a_draw, a.shape[0])
-        self.row.z = const_floats(z, a.shape[0])
+        self.row.z = self.row.p = const_floats(z, a.shape[0])
         self.row.noise = &self.noise
 
     def empty(self):
@@ -109,7 +109,9 @@ def unit_forward(name, noise, a, z=None, a_draw=None):
     """h = f(a, z) (Eq. 1); `a_draw` decides the draw where it differs from a."""
     cdef const sn_unit *unit = _unit(name)
     cdef _Row row = _Row(noise, a, a_draw, z)
-    h = row.empty()
+    h, p = row.empty(), row.empty()
+    unit.probability(floats(p, row.row.n), &row.row)
+    row.row.p = const_floats(p, row.row.n)
     unit.forward(floats(h, row.row.n), &row.row)
     return h[:len(a)]
 
@@ -201,18 +203,19 @@ def penalty_gradient(name, weight, density, h, p, *, dh_da=None, dp_da=None):
     gradient : ndarray of shape (n_rows,), float32
     """
     cdef sn_penalty_row row
+    cdef float value
     h_row, p_row = padded_rows(h), padded_rows(p)
     dh_row = None if dh_da is None else padded_rows(dh_da)
     dp_row = None if dp_da is None else padded_rows(dp_da)
     out = np.zeros_like(h_row)
-    row.n, row.n_rows = out.shape[0], len(h)
+    row.n_gates, row.ld, row.n, row.n_rows = 1, len(out), len(out), len(h)
     row.h = const_floats(h_row, row.n)
     row.p = const_floats(p_row, row.n)
     row.dh_da = const_floats(dh_row, row.n)
     row.dp_da = const_floats(dp_row, row.n)
     row.weight, row.density = weight, density
-    value = engine.penalties[<int>penalties()[name]["index"]].gradient(
-        floats(out, row.n), &row
+    engine.penalties[<int>penalties()[name]["index"]].gradient(
+        floats(out, row.n), &value, &row
     )
     return value, out[:len(h)]
 
