@@ -110,13 +110,13 @@ static void draw_noise(float *z, const sn_unit *unit, const sn_noise *noise,
                        const sn_draw *draw, const gate_strip *strip)
 {
     const int64_t n = padded(strip->n_rows);
-    for (int64_t i = 0; i < strip->n_gates; i++) {
-        const uint32_t k = (uint32_t)(strip->first + i);
-        if (unit->z == SN_Z_UNIFORM)
-            uniform(z + i * strip->ld_rows, draw, SN_UNIFORM, k, n);
-        else if (unit->z == SN_Z_ADDITIVE)
-            additive(z + i * strip->ld_rows, noise, draw, k, n);
-    }
+    const uint32_t first = (uint32_t)strip->first;
+    if (unit->z == SN_Z_UNIFORM && strip->n_gates == 1)
+        uniform(z, draw, SN_UNIFORM, first, n);
+    else if (unit->z == SN_Z_UNIFORM)
+        uniforms(z, draw, SN_UNIFORM, first, strip->n_gates, n);
+    for (uint32_t i = 0; unit->z == SN_Z_ADDITIVE && i < strip->n_gates; i++)
+        additive(z + i * strip->ld_rows, noise, draw, first + i, n);
 }
 
 /* Gates of a strip as they fire in training: h = f(a, z), Eq. 1.

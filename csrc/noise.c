@@ -1,6 +1,7 @@
 /* Noise rows of one unit. Every draw takes one uniform through the inverse
  * distribution function, so that element b of a row depends on (key, counter, b) only.
  */
+#include "layout.h"
 #include "philox.h"
 #include "scalar.h"
 #include "stochnet.h"
@@ -11,22 +12,45 @@ static void philox_block(uint32_t out[4], const uint32_t counter[4],
     philox(out, counter, key);
 }
 
-/* Uniform draws on the grid (i + 1/2) 2^-23, never 0 or 1, for rows draw->row + b.
+/* Four draws on the grid (i + 1/2) 2^-23, never 0 or 1. */
+SN_INLINE void four_uniforms(float *restrict out, const sn_draw *draw, uint32_t purpose,
+                             uint32_t unit, uint32_t block)
+{
+    const uint32_t key[2] = {draw->key[0], draw->key[1]};
+    const uint32_t counter[4] = {unit, draw->row / 4 + block, draw->step,
+                                 draw->layer << 8 | draw->mode << 4 | purpose};
+    uint32_t bits[4];
+    philox(bits, counter, key);
+    for (int i = 0; i < 4; i++)
+        out[i] = ((float)(int32_t)(bits[i] >> 9) + 0.5f) * (1.0f / 8388608.0f);
+}
+
+/* Uniform draws of one unit for rows draw->row + b.
    OUT out (n). IN unit; purpose. n must be a multiple of 4. */
 static void uniform(float *restrict out, const sn_draw *draw, uint32_t purpose,
                     uint32_t unit, int64_t n)
 {
-    const uint32_t stream = draw->layer << 8 | draw->mode << 4 | purpose;
-    const uint32_t first = draw->row / 4;
-    const uint32_t step = draw->step, key[2] = {draw->key[0], draw->key[1]};
-    for (int64_t block = 0; block < n / 4; block++) {
-        const uint32_t counter[4] = {unit, first + (uint32_t)block, step, stream};
-        uint32_t bits[4];
-        philox(bits, counter, key);
-        for (int i = 0; i < 4; i++)
-            out[4 * block + i] =
-                ((float)(int32_t)(bits[i] >> 9) + 0.5f) * (1.0f / 8388608.0f);
-    }
+    const sn_draw of = *draw;
+    for (int64_t block = 0; block < n / 4; block++)
+        four_uniforms(out + 4 * block, &of, purpose, unit, (uint32_t)block);
+}
+
+/* The same for n_units units from `first` on, one row after the other: the ten rounds of
+   a short row alone would be waited for.
+   OUT out (n_units, n). n a multiple of SN_PAD. */
+static void uniforms(float *restrict out, const sn_draw *draw, uint32_t purpose,
+                     uint32_t first, int64_t n_units, int64_t n)
+{
+    const sn_draw of = *draw;
+    uint32_t unit[STRIP / 4], block[STRIP / 4];
+    int64_t count = 0;
+    for (uint32_t u = 0; u < n_units; u++)
+        for (uint32_t b = 0; b < n / 4; b++, count++) {
+            unit[count] = first + u;
+            block[count] = b;
+        }
+    for (int64_t i = 0; i < count; i++)
+        four_uniforms(out + 4 * i, &of, purpose, unit[i], block[i]);
 }
 
 static void gaussian(float *restrict out, float scale, int64_t n)
