@@ -37,7 +37,8 @@ static void experts_backward(sn_network *net, int64_t l, int64_t k, float *restr
     const int differs = estimator_table[layer->estimator]->needs_difference;
     float *restrict g = pass->gate.output_gradient, *restrict y = pass->gate.slope;
     if (differs)
-        gate_difference(dh, net, layer, k, pass->row, pass->n_rows);
+        gate_difference(dh, net, layer, k, pass->gate.probability, pass->gate.z,
+                        pass->n_rows);
     for (int64_t e = k * G; e < (k + 1) * G; e++) {
         float *restrict H = layer->expert_output + e * ld;
         output_gradient(g, net, l, e, credited, n_credited, pass->n_rows);
@@ -56,35 +57,69 @@ static void experts_backward(sn_network *net, int64_t l, int64_t k, float *restr
     }
 }
 
-/* Step of gate k's experts from dH, which is left in layer->expert_output and lost. */
-static void update_experts(sn_network *net, sn_layer *layer, int64_t k, const sn_input *in,
-                           const sn_pass *pass)
+/* Step of single experts from `first` on that is taken as that of a dense layer. */
+static void update_dense_tile(sn_network *net, sn_layer *layer, int64_t first,
+                              const sn_input *in, const sn_pass *pass)
 {
-    const int64_t ld = net->ld_rows, G = layer->experts_per_gate;
-    update_units(&layer->expert, k * G, G, &net->main, layer->expert_output + k * G * ld,
-                 ld, 1, in, net->indices, layer->rows + k * ld, layer->count[k],
-                 pass->gradient);
+    const int64_t ld = net->ld_rows;
+    float *dH = layer->expert_output + first * ld;
+    for (int64_t i = 0; i < TILE_GATES; i++) {
+        const float *h = layer->h + (first + i) * ld;
+        for (int64_t b = 0; b < pass->n_rows; b++)
+            dH[i * ld + b] = h[b] != 0.0f ? dH[i * ld + b] : 0.0f;
+    }
+    update_units(&layer->expert, first, TILE_GATES, &net->main, dH, ld, 1, in, net->indices,
+                 net->indices, pass->n_rows, pass->gradient);
 }
 
-/* Gate by gate: gradients of H and h, the estimator, the updates that nothing below
-   waits for. Leaves da in layer->da and dH in layer->expert_output. */
-static void units_backward(sn_network *net, int64_t l, const sn_pass *pass)
+/* Step of the experts of gates [first, end) from dH, which is left in
+   layer->expert_output and lost. */
+static void update_experts(sn_network *net, sn_layer *layer, int64_t first, int64_t end,
+                           const sn_input *in, const sn_pass *pass)
+{
+    const int64_t ld = net->ld_rows, G = layer->experts_per_gate;
+    if (is_dense_tile(layer, first, end, pass->n_rows)) {
+        update_dense_tile(net, layer, first, in, pass);
+        return;
+    }
+    for (int64_t k = first; k < end; k++)
+        update_units(&layer->expert, k * G, G, &net->main,
+                     layer->expert_output + k * G * ld, ld, 1, in, net->indices,
+                     layer->rows + k * ld, layer->count[k], pass->gradient);
+}
+
+/* Gradients of h and H, and the estimator's of a, for gate k. */
+static void gate_and_experts_backward(sn_network *net, int64_t l, int64_t k,
+                                      const sn_pass *pass)
+{
+    sn_layer *layer = net->layers + l;
+    float *dh = pass->gate.noisy;
+    memset(dh, 0, (size_t)padded(pass->n_rows) * sizeof *dh);
+    if (layer->credit == SN_CREDIT_ALL || layer->count[k] > 0)
+        experts_backward(net, l, k, dh, pass);
+    gate_backward(layer, k, pass->n_rows, net->ld_rows, dh, net->loss, &pass->gate);
+}
+
+/* Tile by tile of gates what is asked for: gradients, which are left in layer->da and, for
+   the experts, in layer->expert_output; and the experts' steps, in the same go where
+   nothing below waits for their weights. */
+static void units_backward(sn_network *net, int64_t l, int gradients, int steps,
+                           const sn_pass *pass)
 {
     sn_layer *layer = net->layers + l;
     const sn_input in = input_of(net, l);
-    const int64_t ld = net->ld_rows, n_rows = pass->n_rows;
     const int64_t width = sn_block_width(layer);
 #pragma omp for schedule(dynamic)
-    for (int64_t first = 0; first < layer->n_gates; first += width)
-        for (int64_t k = first; k < smaller(first + width, layer->n_gates); k++) {
-            float *dh = pass->gate.noisy;
-            memset(dh, 0, (size_t)padded(n_rows) * sizeof *dh);
-            if (layer->credit == SN_CREDIT_ALL || layer->count[k] > 0)
-                experts_backward(net, l, k, dh, pass);
-            gate_backward(layer, k, n_rows, ld, dh, net->loss, &pass->gate);
-            if (l == 0)
-                update_experts(net, layer, k, &in, pass);
+    for (int64_t block = 0; block < layer->n_gates; block += width) {
+        const int64_t block_end = smaller(block + width, layer->n_gates);
+        for (int64_t first = block; first < block_end; first += TILE_GATES) {
+            const int64_t end = smaller(first + TILE_GATES, block_end);
+            for (int64_t k = first; gradients && k < end; k++)
+                gate_and_experts_backward(net, l, k, pass);
+            if (steps)
+                update_experts(net, layer, first, end, &in, pass);
         }
+    }
 }
 
 /* ---- Gradient of a layer's input, a panel of inputs at a time -------------------- */
@@ -209,17 +244,11 @@ static void update_gater(sn_network *net, int64_t l, const sn_pass *pass)
 
 static void layer_backward(sn_network *net, int64_t l, const sn_pass *pass)
 {
-    sn_layer *layer = net->layers + l;
-    units_backward(net, l, pass);
-    hidden_backward(net, layer, pass->n_rows);
+    units_backward(net, l, 1, l == 0, pass);
+    hidden_backward(net, net->layers + l, pass->n_rows);
     if (l > 0) {
-        const sn_input in = input_of(net, l);
-        const int64_t width = sn_block_width(layer);
         input_gradient(net, l, pass);
-#pragma omp for schedule(dynamic)
-        for (int64_t first = 0; first < layer->n_gates; first += width)
-            for (int64_t k = first; k < smaller(first + width, layer->n_gates); k++)
-                update_experts(net, layer, k, &in, pass);
+        units_backward(net, l, 0, 1, pass);
     }
     update_gater(net, l, pass);
 }

@@ -9,6 +9,11 @@
 /* Most columns and rows of a panel of a dense layer. */
 enum { PANEL_COLUMNS = 256, PANEL_ROWS = 256 };
 
+/* Gates whose experts may be computed together, as a dense layer, and the share of their
+   rows from which on that is faster, forward and backward. */
+enum { TILE_GATES = 8 };
+static const double DENSE_SHARE = 0.4;
+
 static int64_t smaller(int64_t a, int64_t b)
 {
     return a < b ? a : b;
@@ -76,20 +81,60 @@ static void gate_products(const sn_network *net, sn_layer *layer, int64_t first,
     unit_major_products(layer->a, net, &layer->gate, first, end, &hidden, n_rows);
 }
 
-/* Experts of gates [first, end) on their active rows, or on all where n_rows is not 0. */
-static void experts_forward(const sn_network *net, sn_layer *layer, const sn_input *in,
-                            int64_t first, int64_t end, int64_t n_rows)
+/* Whether the experts of gates [first, first + TILE_GATES) are better computed on every
+   row, as a dense layer: all of them ran, and on more than DENSE_SHARE of the rows. Single
+   experts gather rows for each alone, at less than half the speed of a dense tile. */
+static int is_dense_tile(const sn_layer *layer, int64_t first, int64_t end, int64_t n_rows)
 {
-    const int64_t ld = net->ld_rows, G = layer->experts_per_gate;
+    int64_t active = 0;
+    if (layer->experts_per_gate > 1 || first + TILE_GATES > end)
+        return 0;
+    for (int64_t k = first; k < first + TILE_GATES; k++) {
+        if (layer->count[k] == 0)
+            return 0;
+        active += layer->count[k];
+    }
+    return (double)active > DENSE_SHARE * (double)(TILE_GATES * n_rows);
+}
+
+/* Single experts of gates [first, end): dense tiles, and what is gathered between them. */
+static void single_experts_forward(const sn_network *net, sn_layer *layer,
+                                   const sn_input *in, int64_t first, int64_t end,
+                                   int64_t n_rows)
+{
+    const int64_t ld = net->ld_rows;
+    int64_t gathered = first;
+    for (int64_t k = first; k < end; k += TILE_GATES) {
+        if (!is_dense_tile(layer, k, end, n_rows))
+            continue;
+        expert_forward(layer->expert_output, ld, &layer->expert, 1, in->x, layer->rows,
+                       layer->count, gathered, k);
+        gathered = k + TILE_GATES;
+        unit_major_products(layer->expert_output, net, &layer->expert, k, gathered, in,
+                            n_rows);
+    }
+    expert_forward(layer->expert_output, ld, &layer->expert, 1, in->x, layer->rows,
+                   layer->count, gathered, end);
+}
+
+/* Experts of gates [first, end) on their active rows, or on all where the estimator
+   credits all. */
+static void experts_forward(const sn_network *net, sn_layer *layer, const sn_input *in,
+                            int64_t first, int64_t end, const sn_pass *pass)
+{
+    const int64_t ld = net->ld_rows, G = layer->experts_per_gate, n_rows = pass->n_rows;
+    const int all = pass->training && layer->credit == SN_CREDIT_ALL;
     for (int64_t k = first; k < end; k++)
-        layer->reads[k] += G * (n_rows ? n_rows : layer->count[k]);
-    if (n_rows)
+        layer->reads[k] += G * (all ? n_rows : layer->count[k]);
+    if (all)
         unit_major_products(layer->expert_output, net, &layer->expert, first * G, end * G,
                             in, n_rows);
     else if (in->has_blocks)
         for (int64_t k = first; k < end; k++)
             input_products(layer->expert_output + k * G * ld, ld, 1, &layer->expert, k * G,
                            G, in, layer->rows + k * ld, layer->count[k]);
+    else if (G == 1)
+        single_experts_forward(net, layer, in, first, end, n_rows);
     else
         expert_forward(layer->expert_output, ld, &layer->expert, G, in->x, layer->rows,
                        layer->count, first, end);
@@ -118,14 +163,12 @@ static void units_forward(sn_network *net, int64_t l, const sn_draw *draw,
     const sn_input in = input_of(net, l);
     const int64_t width = sn_block_width(layer);
     const int last = l == net->n_layers - 1;
-    const int64_t computed =
-        pass->training && layer->credit == SN_CREDIT_ALL ? pass->n_rows : 0;
 #pragma omp for schedule(dynamic)
     for (int64_t first = 0; first < layer->n_gates; first += width) {
         const int64_t end = smaller(first + width, layer->n_gates);
         gate_products(net, layer, first, end, pass->n_rows);
         gates_forward(layer, first, end, draw, net->ld_rows, pass);
-        experts_forward(net, layer, &in, first, end, computed);
+        experts_forward(net, layer, &in, first, end, pass);
         if (!last)
             continue;
         float *partial = net->partials + first / width * net->ld_rows * net->ld_classes;

@@ -43,8 +43,10 @@ static void readout_forward(sn_network *net, int64_t n_rows, int training)
         net->loss[b] = cross_entropy(logits, gradient, training ? net->target[b] : -1,
                                      scale, net->n_classes);
         if (training && layer->credit == SN_CREDIT_ALL)
-            for (int64_t c = 0; c < net->n_classes; c++)
+            for (int64_t c = 0; c < net->n_classes; c++) {
                 net->logit_gradient_t[c * net->ld_rows + b] = gradient[c];
+                net->probability_t[c * net->ld_rows + b] = logits[c];
+            }
     }
 }
 
@@ -71,31 +73,43 @@ static void readout_gradient(float *g, const sn_network *net, int64_t e,
                  ld, rows, count, ld);
 }
 
+/* d (n_rows) = what gate k adds to the logits of class c where it is on. */
+static void contribution(float *restrict d, const sn_network *net, const sn_layer *layer,
+                         int64_t k, int64_t c, int64_t n_rows)
+{
+    const int64_t G = layer->experts_per_gate;
+    for (int64_t b = 0; b < n_rows; b++)
+        d[b] = 0.0f;
+    for (int64_t e = k * G; e < (k + 1) * G; e++) {
+        const float *H = layer->expert_output + e * net->ld_rows;
+        const float v = net->readout.weight[e * net->ld_classes + c];
+        for (int64_t b = 0; b < n_rows; b++)
+            d[b] += v * H[b];
+    }
+}
+
 /* What switching gate k on instead of off changes in the mean loss, on every row: with
    softmax p and the gate's contribution d to the logits when it is on,
    log sum p exp(d) - d[target] where it is off, -log sum p exp(-d) - d[target] where it
-   is on; h is 0 or 1. OUT difference (n_rows). IN d: scratch, (ld_classes). */
-static void gate_difference(float *difference, const sn_network *net,
-                            const sn_layer *layer, int64_t k, float *d, int64_t n_rows)
+   is on; h is 0 or 1. OUT difference (n_rows). IN d, sum: scratch, (n_rows). */
+static void gate_difference(float *restrict difference, const sn_network *net,
+                            const sn_layer *layer, int64_t k, float *restrict d,
+                            float *restrict sum, int64_t n_rows)
 {
-    const int64_t ld = net->ld_classes, ld_rows = net->ld_rows;
-    const int64_t G = layer->experts_per_gate;
+    const float *h = layer->h + k * net->ld_rows;
+    for (int64_t b = 0; b < n_rows; b++)
+        difference[b] = sum[b] = 0.0f;
+    for (int64_t c = 0; c < net->n_classes; c++) {
+        const float *p = net->probability_t + c * net->ld_rows;
+        contribution(d, net, layer, k, c, n_rows);
+        for (int64_t b = 0; b < n_rows; b++) {
+            difference[b] = net->target[b] == c ? d[b] : difference[b];
+            sum[b] += p[b] * sn_exp(h[b] != 0.0f ? -d[b] : d[b]);
+        }
+    }
     for (int64_t b = 0; b < n_rows; b++) {
-        const float *p = net->logits + b * ld;
-        const float sign = layer->h[k * ld_rows + b] != 0.0f ? -1.0f : 1.0f;
-        for (int64_t c = 0; c < ld; c++)
-            d[c] = 0.0f;
-        for (int64_t e = k * G; e < (k + 1) * G; e++)
-            for (int64_t c = 0; c < ld; c++)
-                d[c] += layer->expert_output[e * ld_rows + b] *
-                        net->readout.weight[e * ld + c];
-        float sum = 0.0f;
-        const float target = d[net->target[b]];
-        for (int64_t c = 0; c < net->n_classes; c++)
-            d[c] = p[c] * sn_exp(sign * d[c]);
-        for (int64_t c = 0; c < net->n_classes; c++)
-            sum += d[c];
-        difference[b] = (sign * sn_log(sum) - target) / (float)n_rows;
+        const float change = h[b] != 0.0f ? -sn_log(sum[b]) : sn_log(sum[b]);
+        difference[b] = (change - difference[b]) / (float)n_rows;
     }
 }
 

@@ -212,6 +212,7 @@ typedef struct {
     float *logits;          /* (B, ld_classes), after the loss: probabilities */
     float *logit_gradient;  /* (B, ld_classes) */
     float *logit_gradient_t;/* (C, ld_rows) */
+    float *probability_t;   /* (C, ld_rows) */
     float *loss;            /* (B) */
     float *scratch;         /* (n_threads, scratch_size) */
     int64_t scratch_size;

@@ -186,6 +186,7 @@ cdef extern from "stochnet.h":
         float *logits
         float *logit_gradient
         float *logit_gradient_t
+        float *probability_t
         float *loss
         float *scratch
         int64_t scratch_size

@@ -112,6 +112,7 @@ cdef class NetworkKernels:
             ("logits", B * net.ld_classes),
             ("logit_gradient", B * net.ld_classes),
             ("logit_gradient_t", net.n_classes * B),
+            ("probability_t", net.n_classes * B),
             ("loss", B),
             ("scratch", self.n_threads * net.scratch_size),
         ]
@@ -139,6 +140,7 @@ cdef class NetworkKernels:
         net.logits = floats(views["logits"], 1)
         net.logit_gradient = floats(views["logit_gradient"], 1)
         net.logit_gradient_t = floats(views["logit_gradient_t"], 1)
+        net.probability_t = floats(views["probability_t"], 1)
         net.loss = floats(views["loss"], 1)
         net.scratch = floats(views["scratch"], 1)
         net.target = integers(target, B)
