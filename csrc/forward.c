@@ -76,23 +76,30 @@ static void gate_products(const sn_network *net, sn_layer *layer, int64_t first,
     unit_major_products(layer->a, net, &layer->gate, first, end, &hidden, n_rows);
 }
 
-/* Experts of gates [first, end) on their active rows, or on all where n_rows is not 0. */
+/* Experts of gates [first, end) on the rows listed for each, or on all where n_rows is
+   not 0. */
 static void experts_forward(const sn_network *net, sn_layer *layer, const sn_input *in,
-                            int64_t first, int64_t end, int64_t n_rows)
+                            int64_t first, int64_t end, const int32_t *rows,
+                            const int32_t *count, int64_t n_rows)
 {
     const int64_t ld = net->ld_rows, G = layer->experts_per_gate;
     for (int64_t k = first; k < end; k++)
-        layer->reads[k] += G * (n_rows ? n_rows : layer->count[k]);
+        layer->reads[k] += G * (n_rows ? n_rows : count[k]);
     if (n_rows)
         unit_major_products(layer->expert_output, net, &layer->expert, first * G, end * G,
                             in, n_rows);
     else if (in->has_blocks)
         for (int64_t k = first; k < end; k++)
             input_products(layer->expert_output + k * G * ld, ld, 1, &layer->expert, k * G,
-                           G, in, layer->rows + k * ld, layer->count[k]);
+                           G, in, rows + k * ld, count[k]);
     else
-        expert_forward(layer->expert_output, ld, &layer->expert, G, in->x, layer->rows,
-                       layer->count, first, end);
+        expert_forward(layer->expert_output, ld, &layer->expert, G, in->x, rows, count,
+                       first, end);
+}
+
+static int probes(const sn_layer *layer, const sn_pass *pass)
+{
+    return pass->training && layer->credit == SN_CREDIT_PROBE;
 }
 
 /* Gates [first, end), deterministic where there is no draw. */
@@ -106,6 +113,8 @@ static void gates_forward(sn_layer *layer, int64_t first, int64_t end, const sn_
         const sn_unit_row row = gate_forward(layer, &strip, draw, &pass->gate);
         if (pass->training)
             gate_penalty(layer, &strip, &row, &pass->gate);
+        for (int64_t i = 0; i < strip.n_gates && probes(layer, pass); i++)
+            gate_probe(layer, first + i, pass->n_rows, ld_rows, draw, pass->gate.z);
         first += strip.n_gates;
     }
 }
@@ -120,12 +129,14 @@ static void units_forward(sn_network *net, int64_t l, const sn_draw *draw,
     const int last = l == net->n_layers - 1;
     const int64_t computed =
         pass->training && layer->credit == SN_CREDIT_ALL ? pass->n_rows : 0;
+    const int32_t *rows = pass->training ? layer->credited : layer->rows;
+    const int32_t *count = pass->training ? layer->n_credited : layer->count;
 #pragma omp for schedule(dynamic)
     for (int64_t first = 0; first < layer->n_gates; first += width) {
         const int64_t end = smaller(first + width, layer->n_gates);
         gate_products(net, layer, first, end, pass->n_rows);
         gates_forward(layer, first, end, draw, net->ld_rows, pass);
-        experts_forward(net, layer, &in, first, end, computed);
+        experts_forward(net, layer, &in, first, end, rows, count, computed);
         if (!last)
             continue;
         float *partial = net->partials + first / width * net->ld_rows * net->ld_classes;
@@ -133,6 +144,20 @@ static void units_forward(sn_network *net, int64_t l, const sn_draw *draw,
         for (int64_t k = first; k < end; k++)
             readout_gate(net, partial, layer, k);
     }
+}
+
+/* Index of the first of n ascending rows that is `row` or comes after it. */
+static int32_t first_from(const int32_t *rows, int32_t n, int32_t row)
+{
+    int32_t low = 0;
+    while (low < n) {
+        const int32_t middle = low + (n - low) / 2;
+        if (rows[middle] < row)
+            low = middle + 1;
+        else
+            n = middle;
+    }
+    return low;
 }
 
 /* y (B, E) = h H, and the active gates of each row. Where readers skip silent blocks
@@ -161,6 +186,25 @@ static void write_output(sn_layer *layer, int64_t n_rows, int64_t ld_rows)
     }
 }
 
+/* Gates that fired or are probed, of each row. */
+static void list_credited_gates(sn_layer *layer, int64_t n_rows, int64_t ld_rows)
+{
+#pragma omp for schedule(static)
+    for (int64_t first = 0; first < n_rows; first += SN_PAD) {
+        const int32_t end = (int32_t)smaller(first + SN_PAD, n_rows);
+        for (int64_t b = first; b < end; b++)
+            layer->n_credited_of_row[b] = 0;
+        for (int64_t k = 0; k < layer->n_gates; k++) {
+            const int32_t *rows = layer->credited + k * ld_rows;
+            const int32_t count = layer->n_credited[k];
+            for (int32_t j = first_from(rows, count, (int32_t)first);
+                 j < count && rows[j] < end; j++)
+                layer->credited_gates[rows[j] * layer->n_gates +
+                                      layer->n_credited_of_row[rows[j]]++] = (int32_t)k;
+        }
+    }
+}
+
 static void layer_forward(sn_network *net, int64_t l, const sn_pass *pass)
 {
     sn_layer *layer = net->layers + l;
@@ -173,4 +217,6 @@ static void layer_forward(sn_network *net, int64_t l, const sn_pass *pass)
     units_forward(net, l, pass->draw ? &draw : NULL, pass);
     if (l < net->n_layers - 1)
         write_output(layer, pass->n_rows, net->ld_rows);
+    if (l < net->n_layers - 1 && probes(layer, pass) && output_has_blocks(layer))
+        list_credited_gates(layer, pass->n_rows, net->ld_rows);
 }

@@ -71,16 +71,18 @@ static void readout_gradient(float *g, const sn_network *net, int64_t e,
                  ld, rows, count, ld);
 }
 
-/* What switching gate k on instead of off changes in the mean loss, on every row: with
-   softmax p and the gate's contribution d to the logits when it is on,
+/* What switching gate k on instead of off changes in the mean loss, on the listed rows:
+   with softmax p and the gate's contribution d to the logits when it is on,
    log sum p exp(d) - d[target] where it is off, -log sum p exp(-d) - d[target] where it
-   is on; h is 0 or 1. OUT difference (n_rows). IN d: scratch, (ld_classes). */
+   is on; h is 0 or 1. OUT difference. IN d: scratch, (ld_classes); n_rows of the batch. */
 static void gate_difference(float *difference, const sn_network *net,
-                            const sn_layer *layer, int64_t k, float *d, int64_t n_rows)
+                            const sn_layer *layer, int64_t k, float *d,
+                            const int32_t *rows, int32_t count, int64_t n_rows)
 {
     const int64_t ld = net->ld_classes, ld_rows = net->ld_rows;
     const int64_t G = layer->experts_per_gate;
-    for (int64_t b = 0; b < n_rows; b++) {
+    for (int32_t j = 0; j < count; j++) {
+        const int32_t b = rows[j];
         const float *p = net->logits + b * ld;
         const float sign = layer->h[k * ld_rows + b] != 0.0f ? -1.0f : 1.0f;
         for (int64_t c = 0; c < ld; c++)
