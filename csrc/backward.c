@@ -31,30 +31,33 @@ static void experts_backward(sn_network *net, int64_t l, int64_t k, float *restr
     const int64_t ld = net->ld_rows, G = layer->experts_per_gate;
     const int32_t *rows = layer->rows + k * ld, count = layer->count[k];
     const int all = layer->credit == SN_CREDIT_ALL;
-    const int32_t *credited = all ? net->indices : rows;
-    const int32_t n_credited = all ? (int32_t)pass->n_rows : count;
+    const int32_t *credited = all ? net->indices : layer->credited + k * ld;
+    const int32_t n_credited = all ? (int32_t)pass->n_rows : layer->n_credited[k];
     const float *h = layer->h + k * ld;
     const int differs = estimator_table[layer->estimator]->needs_difference;
     float *restrict g = pass->gate.output_gradient, *restrict y = pass->gate.slope;
     if (differs)
-        gate_difference(dh, net, layer, k, pass->gate.probability, pass->gate.z,
-                        pass->n_rows);
+        gate_difference(dh, net, layer, k, credited, n_credited, pass->n_rows, &pass->gate);
     for (int64_t e = k * G; e < (k + 1) * G; e++) {
         float *restrict H = layer->expert_output + e * ld;
         output_gradient(g, net, l, e, credited, n_credited, pass->n_rows);
         if (all && !differs)
             for (int64_t b = 0; b < pass->n_rows; b++)
                 dh[b] += g[b] * H[b];
+        for (int32_t j = 0; j < n_credited && !all && !differs; j++)
+            dh[credited[j]] += g[credited[j]] * H[credited[j]];
         for (int32_t j = 0; j < count; j++) {
             const int32_t b = rows[j];
-            if (!all)
-                dh[b] += g[b] * H[b];
             y[b] = h[b] * H[b];
             H[b] = g[b] * h[b];
         }
         if (l == net->n_layers - 1)
             update_readout(net, e, y, rows, count, pass->row);
     }
+    if (layer->credit == SN_CREDIT_PROBE)
+        for (int32_t j = 0; j < n_credited; j++)
+            if (h[credited[j]] == 0.0f) /* stands for those that were not probed, too */
+                dh[credited[j]] *= 1.0f / layer->probe_rate;
 }
 
 /* Step of single experts from `first` on that is taken as that of a dense layer. */
@@ -78,7 +81,7 @@ static void update_experts(sn_network *net, sn_layer *layer, int64_t first, int6
                            const sn_input *in, const sn_pass *pass)
 {
     const int64_t ld = net->ld_rows, G = layer->experts_per_gate;
-    if (is_dense_tile(layer, first, end, pass->n_rows)) {
+    if (is_dense_tile(layer, layer->count, first, end, pass->n_rows)) {
         update_dense_tile(net, layer, first, in, pass);
         return;
     }
@@ -95,7 +98,7 @@ static void gate_and_experts_backward(sn_network *net, int64_t l, int64_t k,
     sn_layer *layer = net->layers + l;
     float *dh = pass->gate.noisy;
     memset(dh, 0, (size_t)padded(pass->n_rows) * sizeof *dh);
-    if (layer->credit == SN_CREDIT_ALL || layer->count[k] > 0)
+    if (layer->credit == SN_CREDIT_ALL || layer->n_credited[k] > 0)
         experts_backward(net, l, k, dh, pass);
     gate_backward(layer, k, pass->n_rows, net->ld_rows, dh, net->loss, &pass->gate);
 }
@@ -163,6 +166,7 @@ static void input_gradient(sn_network *net, int64_t l, const sn_pass *pass)
     const int64_t ld = net->ld_rows, ld_x = below->ld_units, G = layer->experts_per_gate;
     const int64_t block = below->experts_per_gate, n_rows = pass->n_rows;
     const sn_input in = input_of(net, l);
+    const sn_blocks blocks = credited_blocks(below);
     const int skips = in.has_blocks && below->credit != SN_CREDIT_ALL;
     /* few of a panel's blocks are active in a row: wider ones share its preparation */
     const int64_t width = skips ? 4 * panel_width((ld_x + 3) / 4) : panel_width(ld_x);
@@ -172,9 +176,9 @@ static void input_gradient(sn_network *net, int64_t l, const sn_pass *pass)
 #pragma omp for schedule(dynamic)
     for (int64_t begin = 0; begin < ld_x; begin += step) {
         const int64_t end = smaller(begin + step, ld_x);
-        sn_blocks within = in.blocks;
+        sn_blocks within = blocks;
         if (skips)
-            blocks_within(first, last, &in.blocks, n_rows, begin, end);
+            blocks_within(first, last, &blocks, n_rows, begin, end);
         within.first = first;
         within.last = last;
         for (int64_t b = 0; b < n_rows; b++)

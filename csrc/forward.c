@@ -82,62 +82,70 @@ static void gate_products(const sn_network *net, sn_layer *layer, int64_t first,
 }
 
 /* Whether the experts of gates [first, first + TILE_GATES) are better computed on every
-   row, as a dense layer: all of them ran, and on more than DENSE_SHARE of the rows. Single
+   row, as a dense layer: each has rows, and together more than DENSE_SHARE of them. Single
    experts gather rows for each alone, at less than half the speed of a dense tile. */
-static int is_dense_tile(const sn_layer *layer, int64_t first, int64_t end, int64_t n_rows)
+static int is_dense_tile(const sn_layer *layer, const int32_t *count, int64_t first,
+                         int64_t end, int64_t n_rows)
 {
-    int64_t active = 0;
+    int64_t listed = 0;
     if (layer->experts_per_gate > 1 || first + TILE_GATES > end)
         return 0;
     for (int64_t k = first; k < first + TILE_GATES; k++) {
-        if (layer->count[k] == 0)
+        if (count[k] == 0)
             return 0;
-        active += layer->count[k];
+        listed += count[k];
     }
-    return (double)active > DENSE_SHARE * (double)(TILE_GATES * n_rows);
+    return (double)listed > DENSE_SHARE * (double)(TILE_GATES * n_rows);
 }
 
 /* Single experts of gates [first, end): dense tiles, and what is gathered between them. */
 static void single_experts_forward(const sn_network *net, sn_layer *layer,
                                    const sn_input *in, int64_t first, int64_t end,
+                                   const int32_t *rows, const int32_t *count,
                                    int64_t n_rows)
 {
     const int64_t ld = net->ld_rows;
     int64_t gathered = first;
     for (int64_t k = first; k < end; k += TILE_GATES) {
-        if (!is_dense_tile(layer, k, end, n_rows))
+        if (!is_dense_tile(layer, count, k, end, n_rows))
             continue;
-        expert_forward(layer->expert_output, ld, &layer->expert, 1, in->x, layer->rows,
-                       layer->count, gathered, k);
+        expert_forward(layer->expert_output, ld, &layer->expert, 1, in->x, rows, count,
+                       gathered, k);
         gathered = k + TILE_GATES;
         unit_major_products(layer->expert_output, net, &layer->expert, k, gathered, in,
                             n_rows);
     }
-    expert_forward(layer->expert_output, ld, &layer->expert, 1, in->x, layer->rows,
-                   layer->count, gathered, end);
+    expert_forward(layer->expert_output, ld, &layer->expert, 1, in->x, rows, count,
+                   gathered, end);
 }
 
-/* Experts of gates [first, end) on their active rows, or on all where the estimator
-   credits all. */
+/* Experts of gates [first, end) on the rows listed for each, or on all where the estimator
+   credits all gates. */
 static void experts_forward(const sn_network *net, sn_layer *layer, const sn_input *in,
-                            int64_t first, int64_t end, const sn_pass *pass)
+                            int64_t first, int64_t end, const int32_t *rows,
+                            const int32_t *count, const sn_pass *pass)
 {
     const int64_t ld = net->ld_rows, G = layer->experts_per_gate, n_rows = pass->n_rows;
     const int all = pass->training && layer->credit == SN_CREDIT_ALL;
     for (int64_t k = first; k < end; k++)
-        layer->reads[k] += G * (all ? n_rows : layer->count[k]);
+        layer->reads[k] += G * (all ? n_rows : count[k]);
     if (all)
         unit_major_products(layer->expert_output, net, &layer->expert, first * G, end * G,
                             in, n_rows);
     else if (in->has_blocks)
         for (int64_t k = first; k < end; k++)
             input_products(layer->expert_output + k * G * ld, ld, 1, &layer->expert, k * G,
-                           G, in, layer->rows + k * ld, layer->count[k]);
+                           G, in, rows + k * ld, count[k]);
     else if (G == 1)
-        single_experts_forward(net, layer, in, first, end, n_rows);
+        single_experts_forward(net, layer, in, first, end, rows, count, n_rows);
     else
-        expert_forward(layer->expert_output, ld, &layer->expert, G, in->x, layer->rows,
-                       layer->count, first, end);
+        expert_forward(layer->expert_output, ld, &layer->expert, G, in->x, rows, count,
+                       first, end);
+}
+
+static int probes(const sn_layer *layer, const sn_pass *pass)
+{
+    return pass->training && layer->credit == SN_CREDIT_PROBE;
 }
 
 /* Gates [first, end), deterministic where there is no draw. */
@@ -151,6 +159,8 @@ static void gates_forward(sn_layer *layer, int64_t first, int64_t end, const sn_
         const sn_unit_row row = gate_forward(layer, &strip, draw, &pass->gate);
         if (pass->training)
             gate_penalty(layer, &strip, &row, &pass->gate);
+        for (int64_t i = 0; i < strip.n_gates && probes(layer, pass); i++)
+            gate_probe(layer, first + i, pass->n_rows, ld_rows, draw, pass->gate.z);
         first += strip.n_gates;
     }
 }
@@ -163,12 +173,14 @@ static void units_forward(sn_network *net, int64_t l, const sn_draw *draw,
     const sn_input in = input_of(net, l);
     const int64_t width = sn_block_width(layer);
     const int last = l == net->n_layers - 1;
+    const int32_t *rows = pass->training ? layer->credited : layer->rows;
+    const int32_t *count = pass->training ? layer->n_credited : layer->count;
 #pragma omp for schedule(dynamic)
     for (int64_t first = 0; first < layer->n_gates; first += width) {
         const int64_t end = smaller(first + width, layer->n_gates);
         gate_products(net, layer, first, end, pass->n_rows);
         gates_forward(layer, first, end, draw, net->ld_rows, pass);
-        experts_forward(net, layer, &in, first, end, pass);
+        experts_forward(net, layer, &in, first, end, rows, count, pass);
         if (!last)
             continue;
         float *partial = net->partials + first / width * net->ld_rows * net->ld_classes;
@@ -176,6 +188,20 @@ static void units_forward(sn_network *net, int64_t l, const sn_draw *draw,
         for (int64_t k = first; k < end; k++)
             readout_gate(net, partial, layer, k);
     }
+}
+
+/* Index of the first of n ascending rows that is `row` or comes after it. */
+static int32_t first_from(const int32_t *rows, int32_t n, int32_t row)
+{
+    int32_t low = 0;
+    while (low < n) {
+        const int32_t middle = low + (n - low) / 2;
+        if (rows[middle] < row)
+            low = middle + 1;
+        else
+            n = middle;
+    }
+    return low;
 }
 
 /* y (B, E) = h H, and the active gates of each row. Where readers skip silent blocks
@@ -204,6 +230,25 @@ static void write_output(sn_layer *layer, int64_t n_rows, int64_t ld_rows)
     }
 }
 
+/* Gates that fired or are probed, of each row. */
+static void list_credited_gates(sn_layer *layer, int64_t n_rows, int64_t ld_rows)
+{
+#pragma omp for schedule(static)
+    for (int64_t first = 0; first < n_rows; first += SN_PAD) {
+        const int32_t end = (int32_t)smaller(first + SN_PAD, n_rows);
+        for (int64_t b = first; b < end; b++)
+            layer->n_credited_of_row[b] = 0;
+        for (int64_t k = 0; k < layer->n_gates; k++) {
+            const int32_t *rows = layer->credited + k * ld_rows;
+            const int32_t count = layer->n_credited[k];
+            for (int32_t j = first_from(rows, count, (int32_t)first);
+                 j < count && rows[j] < end; j++)
+                layer->credited_gates[rows[j] * layer->n_gates +
+                                      layer->n_credited_of_row[rows[j]]++] = (int32_t)k;
+        }
+    }
+}
+
 static void layer_forward(sn_network *net, int64_t l, const sn_pass *pass)
 {
     sn_layer *layer = net->layers + l;
@@ -216,4 +261,6 @@ static void layer_forward(sn_network *net, int64_t l, const sn_pass *pass)
     units_forward(net, l, pass->draw ? &draw : NULL, pass);
     if (l < net->n_layers - 1)
         write_output(layer, pass->n_rows, net->ld_rows);
+    if (l < net->n_layers - 1 && probes(layer, pass) && output_has_blocks(layer))
+        list_credited_gates(layer, pass->n_rows, net->ld_rows);
 }

@@ -212,6 +212,22 @@ static void gate_penalty(sn_layer *layer, const gate_strip *strip,
     penalty_table[layer->penalty]->gradient(da, value, &row);
 }
 
+/* Rows whose gradient reaches gate k: those where it fired, and each other one with
+   probability probe_rate. OUT layer->credited and n_credited. IN u: scratch. */
+static void gate_probe(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld_rows,
+                       const sn_draw *draw, float *u)
+{
+    const float *h = layer->h + k * ld_rows;
+    int32_t count = 0;
+    uniform(u, draw, SN_PROBE, (uint32_t)k, padded(n_rows));
+    for (int64_t b = 0; b < n_rows; b += 16) {
+        const uint32_t skipped = sn_above(u + b, layer->probe_rate);
+        const uint32_t bits = sn_different(h + b, 0.0f) | (~skipped & 0xFFFFu);
+        count = list_rows(layer->credited + k * ld_rows, count, b, bits, n_rows);
+    }
+    layer->n_credited[k] = count;
+}
+
 /* The moving averages of Eq. 10 for unit k, brought up to date with this batch after
    its gradient was estimated: a baseline that knew the batch would bias it. */
 static void update_reinforce_averages(sn_layer *layer, int64_t k, int64_t n_rows,

@@ -32,6 +32,14 @@ static sn_input input_of(const sn_network *net, int64_t l)
                        below->n_gates_of_row}};
 }
 
+/* Blocks of a layer's output whose gradient its gates ask for: beside the active ones
+   those that are probed. */
+static sn_blocks credited_blocks(const sn_layer *layer)
+{
+    return (sn_blocks){layer->experts_per_gate, layer->n_gates, layer->credited_gates,
+                       NULL, layer->n_credited_of_row};
+}
+
 /* out[i, r] = bias[i] + w_i . x_r for `n_units` units of p from `first` on and the
    listed rows; OUT and strides as of dot_products. */
 static void input_products(float *out, int64_t ld_unit, int64_t ld_row,

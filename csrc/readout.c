@@ -42,11 +42,10 @@ static void readout_forward(sn_network *net, int64_t n_rows, int training)
         }
         net->loss[b] = cross_entropy(logits, gradient, training ? net->target[b] : -1,
                                      scale, net->n_classes);
-        if (training && layer->credit == SN_CREDIT_ALL)
-            for (int64_t c = 0; c < net->n_classes; c++) {
-                net->logit_gradient_t[c * net->ld_rows + b] = gradient[c];
-                net->probability_t[c * net->ld_rows + b] = logits[c];
-            }
+        for (int64_t c = 0; training && c < net->n_classes; c++) {
+            net->logit_gradient_t[c * net->ld_rows + b] = gradient[c];
+            net->probability_t[c * net->ld_rows + b] = logits[c];
+        }
     }
 }
 
@@ -88,29 +87,34 @@ static void contribution(float *restrict d, const sn_network *net, const sn_laye
     }
 }
 
-/* What switching gate k on instead of off changes in the mean loss, on every row: with
-   softmax p and the gate's contribution d to the logits when it is on,
-   log sum p exp(d) - d[target] where it is off, -log sum p exp(-d) - d[target] where it
-   is on; h is 0 or 1. OUT difference (n_rows). IN d, sum: scratch, (n_rows). */
-static void gate_difference(float *restrict difference, const sn_network *net,
-                            const sn_layer *layer, int64_t k, float *restrict d,
-                            float *restrict sum, int64_t n_rows)
+/* What switching gate k on instead of off changes in the mean loss: with softmax p and the
+   gate's contribution d to the logits when it is on, log sum p exp(d) - d[target] where
+   it is off, -log sum p exp(-d) - d[target] where it is on; h is 0 or 1. Computed on every
+   row, which is faster than to gather the listed ones, also from an H that is not known.
+   OUT difference, on the listed rows. */
+static void gate_difference(float *difference, const sn_network *net, const sn_layer *layer,
+                            int64_t k, const int32_t *rows, int32_t count, int64_t n_rows,
+                            const gate_scratch *scratch)
 {
     const float *h = layer->h + k * net->ld_rows;
+    float *restrict d = scratch->probability, *restrict sum = scratch->z;
+    float *restrict of_target = scratch->probability_slope;
     for (int64_t b = 0; b < n_rows; b++)
-        difference[b] = sum[b] = 0.0f;
+        sum[b] = of_target[b] = 0.0f;
     for (int64_t c = 0; c < net->n_classes; c++) {
         const float *p = net->probability_t + c * net->ld_rows;
         contribution(d, net, layer, k, c, n_rows);
         for (int64_t b = 0; b < n_rows; b++) {
-            difference[b] = net->target[b] == c ? d[b] : difference[b];
+            of_target[b] = net->target[b] == c ? d[b] : of_target[b];
             sum[b] += p[b] * sn_exp(h[b] != 0.0f ? -d[b] : d[b]);
         }
     }
     for (int64_t b = 0; b < n_rows; b++) {
         const float change = h[b] != 0.0f ? -sn_log(sum[b]) : sn_log(sum[b]);
-        difference[b] = (change - difference[b]) / (float)n_rows;
+        sum[b] = (change - of_target[b]) / (float)n_rows;
     }
+    for (int32_t j = 0; j < count; j++)
+        difference[rows[j]] = sum[rows[j]];
 }
 
 /* Step of V_e, whose gradient is the sum of y dL/dlogits over the listed rows.

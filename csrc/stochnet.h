@@ -29,7 +29,8 @@ enum { /* what for */
     SN_UNIFORM = 0,
     SN_ADDITIVE = 1,
     SN_BETA = 2,
-    SN_DROPOUT = 3 /* units are rows of the mini-batch, rows are inputs */
+    SN_DROPOUT = 3, /* units are rows of the mini-batch, rows are inputs */
+    SN_PROBE = 4
 };
 
 typedef struct {
@@ -91,8 +92,15 @@ typedef struct {
 
 /* ---- Estimators: how the loss reaches a, one file each in estimators/ --------- */
 
-/* What an estimator must know: the experts that ran, all of them, or the loss. */
-enum { SN_CREDIT_ACTIVE = 0, SN_CREDIT_ALL = 1, SN_CREDIT_LOSS = 2 };
+/* What an estimator must know: the experts that ran, all of them, or the loss; or the
+   experts that ran and a random sample of the others, which are weighted so that the
+   mean over samples is what all of them say. */
+enum {
+    SN_CREDIT_ACTIVE = 0,
+    SN_CREDIT_ALL = 1,
+    SN_CREDIT_LOSS = 2,
+    SN_CREDIT_PROBE = 3
+};
 enum { SN_BASELINE_NONE = 0, SN_BASELINE_MEAN = 1, SN_BASELINE_UNIT = 2 };
 
 typedef struct {
@@ -110,6 +118,7 @@ typedef struct {
     const char *name;
     int32_t credit;         /* by default */
     int32_t credit_choice;  /* active and all are both possible */
+    int32_t credit_probe;   /* so is probe */
     int32_t needs_derivative;
     int32_t needs_difference; /* dl_dh is L(h = 1) - L(h = 0); last layer only */
     void (*gradient)(float *da, const sn_estimator_row *row); /* adds to da */
@@ -166,6 +175,7 @@ typedef struct {
 
     int32_t unit, estimator, penalty; /* rows of the tables; penalty -1: none */
     int32_t credit, baseline, sigmoid_derivative;
+    float probe_rate;        /* chance of a gate that did not fire, SN_CREDIT_PROBE */
     sn_noise noise;
     float density;           /* target s */
     float averages_decay;    /* of all moving averages of a unit */
@@ -191,8 +201,12 @@ typedef struct {
     int32_t *count;          /* (K) how many */
     int32_t *gates;          /* (B, K) active gates of each row, where there is output */
     int32_t *n_gates_of_row; /* (B) how many */
+    /* the same for gates that fired or are probed in training; where nothing is probed
+       these are the four arrays above */
+    int32_t *credited, *n_credited;
+    int32_t *credited_gates, *n_credited_of_row;
     float *penalty_value;    /* (K) */
-    int64_t *reads;          /* (K) expert rows read, once per example and pass */
+    int64_t *reads;          /* (K) experts asked for, once per example and pass */
 } sn_layer;
 
 typedef struct {

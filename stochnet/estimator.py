@@ -64,8 +64,9 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         How the loss reaches the gates, where a gater has a choice. "sbn": "reinforce"
         ("auto") or "local_expectation", which averages each gate out with the others as
         sampled: unbiased too, with less variance. It has to know every expert's output
-        and the readout, so that its training forward pass is dense, and there can be
-        one layer only. The others have one estimator.
+        and the readout, so that its training forward pass is dense unless
+        ``credit="probe"``, and there can be one layer only. The others have one
+        estimator.
     gater_hidden_size : int, array-like of shape (n_layers,) or "auto", default="auto"
         Tanh units of each layer's gater. "auto" is a fifth of the gates, as in the
         paper, and at least 16.
@@ -84,10 +85,18 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
     noise_on : {"gate", "draw"}, default="gate"
         Only for "sts" with noise: whether the noise reaches both halves of the unit or
         only the decision to fire.
-    credit : {"auto", "all", "active"}, default="auto"
-        Only for "st": "all" ("auto") knows the output of every expert in training, also
+    credit : {"auto", "all", "active", "probe"}, default="auto"
+        For "st": "all" ("auto") knows the output of every expert in training, also
         where the gate is zero, which makes the forward pass of training dense; with
-        "active" only gates that fired learn, and everything is sparse.
+        "active" only gates that fired learn, and everything is sparse; with "probe"
+        gates that fired learn and a random sample of the others, weighted so that the
+        mean is the gradient of "all", and everything is sparse. "probe" is also for
+        "sbn" with ``estimator="local_expectation"``, which stays unbiased. A probe
+        computes the gate's experts forward; it does not count as activity, neither for
+        the layer's output nor for weights and state of these experts.
+    probe_rate : float in (0, 1], default=0.1
+        Only for ``credit="probe"``: the probability with which a gate that did not fire
+        is probed. The lower, the cheaper and the noisier.
     sigmoid_derivative : bool, default=False
         Only for "st": multiply the gradient by sigm(a) (1 - sigm(a)).
     baseline : {"unit", "mean", None}, default="unit"
@@ -245,7 +254,8 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         "noise_scale": [_POSITIVE],
         "noise_beta": [Interval(Real, 1, None, closed="neither")],
         "noise_on": [StrOptions({"gate", "draw"})],
-        "credit": [StrOptions({"auto", "all", "active"})],
+        "credit": [StrOptions({"auto", "all", "active", "probe"})],
+        "probe_rate": [Interval(Real, 0, 1, closed="right")],
         "sigmoid_derivative": ["boolean"],
         "baseline": [StrOptions({"unit", "mean"}), None],
         "penalty": [StrOptions({"auto", *PENALTIES}), None],
@@ -294,6 +304,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         noise_beta=40.1,
         noise_on="gate",
         credit="auto",
+        probe_rate=0.1,
         sigmoid_derivative=False,
         baseline="unit",
         penalty="auto",
@@ -338,6 +349,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         self.noise_beta = noise_beta
         self.noise_on = noise_on
         self.credit = credit
+        self.probe_rate = probe_rate
         self.sigmoid_derivative = sigmoid_derivative
         self.baseline = baseline
         self.penalty = penalty
@@ -608,6 +620,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
             noise_beta=self.noise_beta,
             noise_on=self.noise_on,
             credit=self.credit,
+            probe_rate=self.probe_rate,
             sigmoid_derivative=self.sigmoid_derivative,
             baseline=self.baseline,
             penalty=self.penalty,

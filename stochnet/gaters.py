@@ -202,8 +202,10 @@ class Gater:
     noise : Noise
     density : float in (0, 1]
         Target share of non-zero gates, the paper's s.
-    credit : {"active", "all", "loss"}
+    credit : {"active", "all", "loss", "probe"}
         What the estimator knows; see ``ESTIMATORS``.
+    probe_rate : float in (0, 1]
+        With credit "probe", the chance that a gate which did not fire is known too.
     sigmoid_derivative : bool
         Straight-through's variant dL/dh p (1 - p).
     baseline : {None, "mean", "unit"}
@@ -226,6 +228,7 @@ class Gater:
     noise: Noise = field(default_factory=Noise)
     density: float = 0.1
     credit: str = "active"
+    probe_rate: float = 0.1
     sigmoid_derivative: bool = False
     baseline: str | None = "unit"
     averages_decay: float = 0.9
@@ -268,6 +271,21 @@ def _one_of(name, value, choices):
         raise ValueError(f"{name} must be one of {valid}; got {value!r}.")
 
 
+def _credit(name, estimator, credit):
+    """What the option `credit` is for a gater of this name and estimator."""
+    _one_of("credit", credit, ("auto", "all", "active", "probe"))
+    facts = ESTIMATORS[estimator]
+    if credit == "probe" and not facts["credit_probe"]:
+        valid = ", ".join(repr(e) for e, f in ESTIMATORS.items() if f["credit_probe"])
+        raise ValueError(
+            f"credit='probe' is not available for gater={name!r} with the estimator "
+            f"{estimator!r}; it needs one of {valid}."
+        )
+    if credit == "probe" or (credit != "auto" and facts["credit_choice"]):
+        return credit
+    return facts["credit"]
+
+
 def make_gater(
     name,
     *,
@@ -278,6 +296,7 @@ def make_gater(
     noise_beta=40.1,
     noise_on="gate",
     credit="auto",
+    probe_rate=0.1,
     sigmoid_derivative=False,
     baseline="unit",
     penalty="auto",
@@ -318,9 +337,7 @@ def make_gater(
     # only a unit with both a draw and a smooth value can tell them apart
     draw_only = noise_on == "draw" and unit["gate_noise"] and unit["z"] == "uniform"
 
-    _one_of("credit", credit, ("auto", "all", "active"))
-    if credit == "auto" or not estimator["credit_choice"]:
-        credit = estimator["credit"]
+    credit = _credit(name, estimator_name, credit)
     _one_of("baseline", baseline, (None, "mean", "unit"))
 
     penalty = row.penalty if penalty == "auto" else penalty
@@ -349,6 +366,7 @@ def make_gater(
         ),
         density=density,
         credit=credit,
+        probe_rate=probe_rate,
         sigmoid_derivative=bool(sigmoid_derivative),
         baseline=baseline,
         firing_rate_step=0.0 if unit["always_fires"] else firing_rate_step,

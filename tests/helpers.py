@@ -36,7 +36,9 @@ def gater_options(name):
         choices = {
             "noise": [noise],
             "noise_on": ["gate", "draw"] if halves else ["gate"],
-            "credit": ["all", "active"] if estimator["credit_choice"] else ["auto"],
+            "credit": (
+                ["all", "active", "probe"] if estimator["credit_choice"] else ["auto"]
+            ),
             "sigmoid_derivative": [False, True] if straight_through else [False],
             "baseline": ["unit", "mean", None] if reinforces else [None],
             "penalty": [None, *(p for p in PENALTIES if _acts(unit, p))],
@@ -66,6 +68,7 @@ def gater_cases():
 def oracle_gater(gater, penalty_weight=None):
     """The oracle's description of a `stochnet.gaters.Gater`."""
     straight_through = gater.estimator == "straight_through"
+    probes = gater.credit == "probe"
     return oracle.Gater(
         unit=gater.unit,
         estimator=gater.estimator,
@@ -77,7 +80,8 @@ def oracle_gater(gater, penalty_weight=None):
         noise=gater.noise.additive or "gaussian",
         noise_scale=gater.noise.scale,
         noise_on="draw" if gater.noise.draw_only else "gate",
-        credit=gater.credit if straight_through else "all",
+        credit=gater.credit if straight_through or probes else "all",
+        probe_rate=gater.probe_rate,
         sigmoid_derivative=straight_through and gater.sigmoid_derivative,
     )
 
@@ -221,6 +225,10 @@ def oracle_noise(network, n_rows, step, *, mode="training", row=0):
         if ESTIMATORS[gater.estimator]["credit"] == "loss" and gater.baseline:
             noise.baseline = oracle.reinforce_baseline(
                 *layer.reinforce.astype(np.float64)
+            )
+        if gater.credit == "probe":
+            noise.probe = noise_kernels.uniform(
+                layer.n_gates, n_rows, network.key, purpose="probe", **draw
             )
         noises.append(replace(noise))  # to float64
     return noises
@@ -431,4 +439,5 @@ def make(name, **options):
     """A named gater with a density and weights at which everything matters."""
     options.setdefault("penalty_weight", 0.05)
     options.setdefault("density", 0.3)
+    options.setdefault("probe_rate", 0.3)
     return make_gater(name, **options)

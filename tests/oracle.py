@@ -125,11 +125,14 @@ class LayerNoise(_Float64Arrays):
         rectifier; for STS and sigmoid the noise of Appendix A.2.
     baseline : ndarray of shape (K,) or None
         Baseline of REINFORCE for each unit; None is zero.
+    probe : ndarray of shape (K, B) or None
+        Draws from [0, 1) that decide which gates are probed, with credit "probe".
     """
 
     uniform: np.ndarray | None = None
     additive: np.ndarray | None = None
     baseline: np.ndarray | None = None
+    probe: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -154,8 +157,11 @@ class Gater:
         Scale of that distribution (the deviation, where it is Gaussian).
     noise_on : {"gate", "draw"}
         Where additive noise enters an STS unit: both halves, or only the draw.
-    credit : {"all", "active"}
-        Straight-through: which gates learn, all or those that fired.
+    credit : {"all", "active", "probe"}
+        Straight-through: which gates learn, all or those that fired; or, with local
+        expectation too, those that fired and a sample of the others.
+    probe_rate : float in (0, 1]
+        The chance that a gate which did not fire is in that sample.
     sigmoid_derivative : bool
         Straight-through: multiply by sigm'(a), the variant of Sec. 4.
     """
@@ -169,6 +175,7 @@ class Gater:
     noise_scale: float = 1.0
     noise_on: str = "gate"
     credit: str = "all"
+    probe_rate: float = 1.0
     sigmoid_derivative: bool = False
 
     def __post_init__(self):
@@ -181,7 +188,7 @@ class Gater:
         _require("penalty", self.penalty, ("kl", "l1", None))
         _require("noise", self.noise, ("gaussian", "logistic"))
         _require("noise_on", self.noise_on, ("gate", "draw"))
-        _require("credit", self.credit, ("all", "active"))
+        _require("credit", self.credit, ("all", "active", "probe"))
         if self.estimator == "pathwise" and self.unit == "bernoulli":
             raise ValueError("the Bernoulli unit has no pathwise derivative")
         if (
@@ -191,8 +198,9 @@ class Gater:
             raise ValueError("Theorem 1 holds for the Bernoulli unit only")
         if self.noise_on == "draw" and self.unit != "sts":
             raise ValueError("noise_on='draw' needs a unit that draws: sts")
+        probes = self.credit == "probe" and self.estimator == "local_expectation"
         if self.estimator != "straight_through" and (
-            self.credit != "all" or self.sigmoid_derivative
+            self.sigmoid_derivative or not (self.credit == "all" or probes)
         ):
             raise ValueError("credit and sigmoid_derivative are straight-through's")
 
@@ -214,6 +222,8 @@ def _check_noise(gater, noise):
     needless = given - required - OPTIONAL_NOISE.get(gater.unit, set())
     if needless:
         raise ValueError(f"{gater.unit} would ignore the noise {needless}")
+    if (noise.probe is not None) != (gater.credit == "probe"):
+        raise ValueError(f"credit={gater.credit!r} does not fit the noise of probes")
     if noise.baseline is not None and gater.estimator != "reinforce":
         raise ValueError(f"{gater.estimator} would ignore the baseline")
 
@@ -563,6 +573,23 @@ def penalty_gradient(gate, gater):
 # ---------------------------------------------------------------------------
 
 
+def probe_weights(gate, probe, gater):
+    """Weight of each gate's gradient with credit "probe"; its mean over probes is 1.
+
+    Parameters
+    ----------
+    gate : GateOutput
+    probe : ndarray of shape (K, B)
+    gater : Gater
+
+    Returns
+    -------
+    ndarray of shape (K, B)
+    """
+    probed = (probe < gater.probe_rate) / gater.probe_rate
+    return np.where(gate.active, 1.0, probed)
+
+
 def estimate_da(layer, dh, row_loss, baseline, gater):
     """Gradient estimate of the mean loss with respect to a (without penalty).
 
@@ -570,6 +597,7 @@ def estimate_da(layer, dh, row_loss, baseline, gater):
     - straight-through (Eq. 13): dh, or dh p (1 - p) with p = sigm(a); with credit
       "active" only where the gate fired, 0 elsewhere;
     - local expectation: dh p (1 - p), where dh is L(h = 1) - L(h = 0);
+    - both with credit "probe" as with "all", dh times `probe_weights`;
     - REINFORCE (Theorem 1, Corollary 1): (h - p) (L_b - baseline_k) / B, where
       L_b is the cross-entropy of the row alone, and 1 / B is there because the
       criterion is the mean over rows.
@@ -578,7 +606,8 @@ def estimate_da(layer, dh, row_loss, baseline, gater):
     ----------
     layer : LayerResult
     dh : ndarray of shape (K, B)
-        Gradient with respect to the gates' outputs (unused by REINFORCE).
+        Gradient with respect to the gates' outputs (unused by REINFORCE), with the
+        weights of probes.
     row_loss : ndarray of shape (B,)
     baseline : ndarray of shape (K,) or None
     gater : Gater
@@ -723,7 +752,29 @@ def forward(params, X, y, gaters, noises):
     return StepResult(loss, row_loss, loss + total_penalty, logits, layers)
 
 
-def backward_layer(parameters, layer, dy, row_loss, noise, gater):
+def loss_differences(layer, logits, y, readout_weight):
+    """L(h = 1) - L(h = 0) of each gate of the last layer, the others as drawn, over B.
+
+    Parameters
+    ----------
+    layer : LayerResult
+    logits : ndarray of shape (B, C)
+    y : int ndarray of shape (B,)
+    readout_weight : ndarray of shape (E, C)
+
+    Returns
+    -------
+    ndarray of shape (K, B)
+    """
+    rows, n_gates = np.arange(len(y)), len(layer.h)
+    parts = layer.H.T[:, :, None] * readout_weight
+    on = parts.reshape(len(y), n_gates, -1, parts.shape[2]).sum(axis=2)
+    off = logits[:, None, :] - layer.h.T[:, :, None] * on
+    losses = (-log_softmax(v, axis=2)[rows, :, y] for v in (off + on, off))
+    return np.subtract(*losses).T / len(y)
+
+
+def backward_layer(parameters, layer, dy, row_loss, noise, gater, dh=None):
     """Backward pass of one layer.
 
     dh = H * dy', summed over a gate's experts, dH = h * dy', da by the estimator plus
@@ -740,6 +791,8 @@ def backward_layer(parameters, layer, dy, row_loss, noise, gater):
     row_loss : ndarray of shape (B,)
     noise : LayerNoise
     gater : Gater
+    dh : ndarray of shape (K, B), optional
+        Of `loss_differences`, in place of the gradient.
 
     Returns
     -------
@@ -748,7 +801,10 @@ def backward_layer(parameters, layer, dy, row_loss, noise, gater):
     dx : ndarray of shape (B, D)
     """
     n_experts, n_gates = len(layer.H), len(layer.h)
-    dh = (layer.H * dy.T).reshape(n_gates, n_experts // n_gates, -1).sum(axis=1)
+    if dh is None:
+        dh = (layer.H * dy.T).reshape(n_gates, n_experts // n_gates, -1).sum(axis=1)
+    if gater.credit == "probe":
+        dh = dh * probe_weights(layer.gate, noise.probe, gater)
     dH = per_expert(layer.h, n_experts) * dy.T
     da = estimate_da(layer, dh, row_loss, noise.baseline, gater)
     da = da + penalty_gradient(layer.gate, gater)
@@ -794,9 +850,12 @@ def loss_and_gradient(params, X, y, gaters, noises):
     for parameters, layer, noise, gater in reversed(
         list(zip(params.layers, result.layers, noises, gaters, strict=True))
     ):
+        dh = None
+        if gater.estimator == "local_expectation":  # of the last layer only
+            dh = loss_differences(layer, result.logits, y, params.readout_weight)
         # The dx of a layer is the dy of the layer below.
         da, gradient, dy = backward_layer(
-            parameters, layer, dy, result.row_loss, noise, gater
+            parameters, layer, dy, result.row_loss, noise, gater, dh
         )
         layers.insert(0, replace(layer, da=da))
         gradients.insert(0, gradient)

@@ -530,6 +530,7 @@ WRONG = {
     "noise_beta": [1, 0.5, "40"],
     "noise_on": ["both", None],
     "credit": ["some", None],
+    "probe_rate": [0, -0.1, 1.1, "0.1", None, np.nan],
     "sigmoid_derivative": ["yes", 2],
     "baseline": ["median", True],
     "penalty": ["l2", 0],

@@ -147,6 +147,7 @@ def test_parameters_reach_the_network(data):
         "gater": "sts",
         "density": 0.2,
         "credit": "active",
+        "probe_rate": 0.4,
         "sigmoid_derivative": True,
         "baseline": "mean",
         "penalty": "l1",

@@ -69,7 +69,8 @@ def random_noise(rng, gater, n_units, n_rows, with_additive):
         # Not centred: the noise of Appendix A.2 is not.
         additive = rng.normal(0.2, gater.noise_scale, size=shape)
     baseline = rng.normal(size=n_units) if gater.estimator == "reinforce" else None
-    return LayerNoise(uniform, additive, baseline)
+    probe = rng.uniform(size=shape) if gater.credit == "probe" else None
+    return LayerNoise(uniform, additive, baseline, probe)
 
 
 def random_problem(gaters, with_additive=False, seed=SEED):
@@ -304,6 +305,7 @@ def test_defaults_of_a_gater():
         noise_scale=1.0,
         noise_on="gate",
         credit="all",
+        probe_rate=1.0,
         sigmoid_derivative=False,
     )
 
@@ -350,6 +352,8 @@ def test_cross_entropy_does_not_overflow():
         {"unit": "sigmoid", "estimator": "pathwise", "noise_on": "draw"},
         {"unit": "sts", "estimator": "pathwise", "credit": "active"},
         {"unit": "bernoulli", "estimator": "reinforce", "sigmoid_derivative": True},
+        {"unit": "bernoulli", "estimator": "reinforce", "credit": "probe"},
+        {"unit": "bernoulli", "estimator": "local_expectation", "credit": "active"},
     ],
 )
 def test_gater_refuses_what_has_no_meaning(arguments):
@@ -374,6 +378,16 @@ def test_noise_that_would_be_ignored_is_refused(gater, noise, message):
     arrays = {name: np.full((2, 2), 0.5) for name in noise}
     with pytest.raises(ValueError, match=message):
         oracle.apply_unit(np.zeros((2, 2)), LayerNoise(**arrays), gater)
+
+
+@pytest.mark.parametrize("credit", ["all", "probe"])
+def test_probes_without_their_credit_are_refused(credit):
+    """And the other way round."""
+    gater = Gater("bernoulli", "straight_through", credit=credit)
+    half = np.full((2, 2), 0.5)
+    noise = LayerNoise(uniform=half, probe=half if credit == "all" else None)
+    with pytest.raises(ValueError, match="probes"):
+        oracle.apply_unit(np.zeros((2, 2)), noise, gater)
 
 
 # ---------------------------------------------------------------------------
@@ -482,6 +496,8 @@ def relaxed_criterion(X, y, gaters, noises, base):
                 moved = a - layer.a
             if gater.credit == "active":
                 moved = moved * layer.active
+            if gater.credit == "probe":
+                moved = moved * oracle.probe_weights(gate, noise.probe, gater)
             x = ((layer.h + moved) * oracle.expert_output(parameters, x)).T
         logits = x @ params.readout_weight + params.readout_bias
         return oracle.cross_entropy(logits, y).mean() + total_penalty
@@ -504,7 +520,7 @@ def straight_through_cases():
         with_additive,
         noise_on,
     ), derivative, credit, chosen in itertools.product(
-        units, (False, True), ("all", "active"), (None, "kl", "l1")
+        units, (False, True), ("all", "active", "probe"), (None, "kl", "l1")
     ):
         if unit != "bernoulli" and chosen is None:
             continue
@@ -516,6 +532,7 @@ def straight_through_cases():
             penalty_weight=0.3,
             noise_on=noise_on,
             credit=credit,
+            probe_rate=0.4,
             sigmoid_derivative=derivative,
         )
         variant = "derivative" if derivative else "identity"
@@ -722,6 +739,41 @@ def test_eq_10_has_the_smallest_variance():
     assert np.all(variance(best) < variance(other))
     for change in (-1e-3, 1e-3):
         assert np.all(variance(best) < variance(best + change))
+
+
+# ---------------------------------------------------------------------------
+# Local expectation, and probes
+# ---------------------------------------------------------------------------
+
+
+def test_local_expectation_is_unbiased():
+    """Over all configurations of the gates of one row."""
+    rng = np.random.default_rng(SEED)
+    params = random_parameters(rng, 2, (4,))
+    X, y = rng.normal(size=(1, 2)), np.array([1])
+    gaters = [Gater("bernoulli", "local_expectation")]
+    configurations = list(gate_configurations((4,), 1))
+    exact = differences(
+        lambda changed: expected_loss(changed, X, y, gaters, configurations), params
+    )
+    estimate, _ = expected_estimate(params, X, y, gaters, configurations, [None])
+    assert_same_gradient(estimate, exact)
+
+
+@pytest.mark.parametrize("estimator", ["straight_through", "local_expectation"])
+def test_mean_over_probes_is_the_gradient_with_full_credit(estimator):
+    """Both outcomes of each probe, weighed by their probability."""
+    full = Gater("bernoulli", estimator)
+    params, X, y, gaters, noises = random_problem([full])
+    expected = oracle.loss_and_gradient(params, X, y, gaters, noises)
+    assert_gates_are_mixed(expected, gaters)
+    probing, mean = [Gater("bernoulli", estimator, credit="probe", probe_rate=0.3)], 0.0
+    for outcome, chance in ((0.0, 0.3), (1.0, 0.7)):
+        probe = np.full(noises[0].uniform.shape, outcome)
+        given = [LayerNoise(uniform=noises[0].uniform, probe=probe)]
+        found = oracle.loss_and_gradient(params, X, y, probing, given)
+        mean = mean + chance * found.layers[0].da
+    np.testing.assert_allclose(mean, expected.layers[0].da, rtol=1e-12, atol=1e-16)
 
 
 # ---------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 /* Straight-through (Sec. 4, Eq. 13): da = dL/dh, or dL/dh p (1 - p). With credit
  * "all", dL/dh is known for every gate, also where h = 0; with "active" only for gates
- * that fired, the others get nothing.
+ * that fired, the others get nothing; with "probe" for those that fired and a sample of
+ * the others, whose dL/dh was divided by the chance to be in it.
  */
 #include "../scalar.h"
 #include "../stochnet.h"
@@ -20,5 +21,6 @@ static const sn_estimator straight_through = {
     .name = "straight_through",
     .credit = SN_CREDIT_ALL,
     .credit_choice = 1,
+    .credit_probe = 1,
     .gradient = straight_through_gradient,
 };

@@ -10,6 +10,7 @@ cdef extern from "stochnet.h":
         SN_ADDITIVE
         SN_BETA
         SN_DROPOUT
+        SN_PROBE
         SN_NO_NOISE
         SN_GAUSSIAN
         SN_LOGISTIC
@@ -19,6 +20,7 @@ cdef extern from "stochnet.h":
         SN_CREDIT_ACTIVE
         SN_CREDIT_ALL
         SN_CREDIT_LOSS
+        SN_CREDIT_PROBE
         SN_BASELINE_NONE
         SN_BASELINE_MEAN
         SN_BASELINE_UNIT
@@ -79,6 +81,7 @@ cdef extern from "stochnet.h":
         const char *name
         int32_t credit
         int32_t credit_choice
+        int32_t credit_probe
         int32_t needs_derivative
         int32_t needs_difference
         void (*gradient)(float *, const sn_estimator_row *) noexcept nogil
@@ -140,6 +143,7 @@ cdef extern from "stochnet.h":
         int32_t credit
         int32_t baseline
         int32_t sigmoid_derivative
+        float probe_rate
         sn_noise noise
         float density
         float averages_decay
@@ -164,6 +168,10 @@ cdef extern from "stochnet.h":
         int32_t *count
         int32_t *gates
         int32_t *n_gates_of_row
+        int32_t *credited
+        int32_t *n_credited
+        int32_t *credited_gates
+        int32_t *n_credited_of_row
         float *penalty_value
         int64_t *reads
 

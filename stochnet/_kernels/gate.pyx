@@ -8,9 +8,9 @@ import numpy as np
 from libc.stdint cimport int32_t
 from stochnet._kernels.arrays cimport const_floats, floats, integers
 from stochnet._kernels.engine cimport (
-    SN_CREDIT_ACTIVE, SN_CREDIT_ALL, SN_CREDIT_LOSS, SN_Z_ADDITIVE, SN_Z_NONE,
-    SN_Z_UNIFORM, engine, sn_estimator, sn_estimator_row, sn_noise, sn_penalty,
-    sn_penalty_row, sn_unit, sn_unit_row,
+    SN_CREDIT_ACTIVE, SN_CREDIT_ALL, SN_CREDIT_LOSS, SN_CREDIT_PROBE, SN_Z_ADDITIVE,
+    SN_Z_NONE, SN_Z_UNIFORM, engine, sn_estimator, sn_estimator_row, sn_noise,
+    sn_penalty, sn_penalty_row, sn_unit, sn_unit_row,
 )
 from stochnet._kernels.random cimport noise_of
 
@@ -18,6 +18,7 @@ from stochnet._kernels.arrays import padded_rows
 
 CREDIT = {
     "active": SN_CREDIT_ACTIVE, "all": SN_CREDIT_ALL, "loss": SN_CREDIT_LOSS,
+    "probe": SN_CREDIT_PROBE,
 }
 _CREDIT_NAMES = {value: name for name, value in CREDIT.items()}
 _Z_NAMES = {SN_Z_NONE: None, SN_Z_UNIFORM: "uniform", SN_Z_ADDITIVE: "additive"}
@@ -55,6 +56,7 @@ def estimators():
             "index": i,
             "credit": _CREDIT_NAMES[estimator.credit],
             "credit_choice": bool(estimator.credit_choice),
+            "credit_probe": bool(estimator.credit_probe),
             "needs_derivative": bool(estimator.needs_derivative),
             "needs_difference": bool(estimator.needs_difference),
         }

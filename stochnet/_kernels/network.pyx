@@ -5,8 +5,8 @@ from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free
 from stochnet._kernels.arrays cimport floats, integers, long_integers
 from stochnet._kernels.engine cimport (
-    SN_BASELINE_MEAN, SN_BASELINE_NONE, SN_BASELINE_UNIT, engine, padded,
-    sn_block_count, sn_draw, sn_examples, sn_index_count, sn_layer, sn_network,
+    SN_BASELINE_MEAN, SN_BASELINE_NONE, SN_BASELINE_UNIT, SN_CREDIT_PROBE, engine,
+    padded, sn_block_count, sn_draw, sn_examples, sn_index_count, sn_layer, sn_network,
     sn_row_length, sn_scratch_size,
 )
 from stochnet._kernels.random cimport draw_of, noise_of
@@ -86,6 +86,7 @@ cdef class NetworkKernels:
         c.credit = CREDIT[gater.credit]
         c.baseline = BASELINES[gater.baseline]
         c.sigmoid_derivative = gater.sigmoid_derivative
+        c.probe_rate = gater.probe_rate
         c.noise = noise_of(gater.noise)
         c.density = gater.density
         c.averages_decay = gater.averages_decay
@@ -163,18 +164,21 @@ cdef class NetworkKernels:
         if self.training:
             c.hidden_gradient = floats(view("hidden_gradient"), 1)
             c.da = floats(view("da"), 1)
+        c.rows, c.credited = integers(rows, K * B), integers(rows, K * B)
+        c.count, c.n_credited = integers(count, K), integers(count, K)
         if i < self.net.n_layers - 1:
             c.output = floats(view("output"), 1)
             gates = np.zeros((B, K), dtype=np.int32)
             n_gates_of_row = np.zeros(B, dtype=np.int32)
-            c.gates = integers(gates, B * K)
-            c.n_gates_of_row = integers(n_gates_of_row, B)
+            c.gates = c.credited_gates = integers(gates, B * K)
+            c.n_gates_of_row = c.n_credited_of_row = integers(n_gates_of_row, B)
             self.keep += [gates, n_gates_of_row]
             if self.training:
                 c.output_gradient = floats(view("output_gradient"), 1)
-        c.rows = integers(rows, K * B)
-        c.count, c.reads = integers(count, K), long_integers(reads, K)
+        c.reads = long_integers(reads, K)
         self.keep += [rows]
+        if self.training and c.credit == SN_CREDIT_PROBE:
+            self._bind_credited(c, c.output != NULL)
         self.workspace.append({
             "a": view("a").reshape(K, B),
             "h": view("h").reshape(K, B),
@@ -183,6 +187,17 @@ cdef class NetworkKernels:
             "count": count,
             "reads": reads,
         })
+
+    cdef _bind_credited(self, sn_layer *c, has_output):
+        """Lists of gates that fired or are probed, which are more than the active."""
+        cdef int64_t B = self.net.ld_rows, K = c.n_gates
+        sizes = [K * B, K] + [B * K, B] * has_output
+        lists = [np.zeros(size, dtype=np.int32) for size in sizes]
+        c.credited, c.n_credited = integers(lists[0], K * B), integers(lists[1], K)
+        if has_output:
+            c.credited_gates = integers(lists[2], B * K)
+            c.n_credited_of_row = integers(lists[3], B)
+        self.keep += lists
 
     def loss(self):
         """Cross-entropy of each row of the last mini-batch, a copy."""

@@ -4,15 +4,15 @@ import numpy as np
 from libc.stdint cimport uint32_t
 from stochnet._kernels.arrays cimport const_floats, floats
 from stochnet._kernels.engine cimport (
-    SN_DROPOUT, SN_GAUSSIAN, SN_LOGISTIC, SN_NO_NOISE, SN_SAMPLING, SN_TRAINING,
-    SN_UNIFORM,
+    SN_DROPOUT, SN_GAUSSIAN, SN_LOGISTIC, SN_NO_NOISE, SN_PROBE, SN_SAMPLING,
+    SN_TRAINING, SN_UNIFORM,
     engine, sn_draw, sn_noise,
 )
 
 from stochnet._kernels.arrays import row_length
 
 MODES = {"training": SN_TRAINING, "sampling": SN_SAMPLING}
-PURPOSES = {"gates": SN_UNIFORM, "dropout": SN_DROPOUT}
+PURPOSES = {"gates": SN_UNIFORM, "dropout": SN_DROPOUT, "probe": SN_PROBE}
 ADDITIVE = {None: SN_NO_NOISE, "gaussian": SN_GAUSSIAN, "logistic": SN_LOGISTIC}
 
 
@@ -64,7 +64,8 @@ def philox4x32(counter, key):
 
 def uniform(n_units, n_rows, key, *, step=0, layer=0, mode="training", row=0,
             purpose="gates"):
-    """The uniforms in (0, 1) that decide whether gates fire, or inputs are kept.
+    """The uniforms in (0, 1) that decide whether gates fire, inputs are kept, or gates
+    that did not fire are probed.
 
     Parameters
     ----------
@@ -75,7 +76,7 @@ def uniform(n_units, n_rows, key, *, step=0, layer=0, mode="training", row=0,
     mode : {"training", "sampling"}
     row : int
         First row, a multiple of 4.
-    purpose : {"gates", "dropout"}
+    purpose : {"gates", "dropout", "probe"}
         For dropout, units are the rows of the mini-batch and rows its inputs.
 
     Returns
