@@ -4,8 +4,11 @@ What estimators are compared with is written here once more, one example at a ti
 list of everything that can happen with its probability; nothing is imported for it.
 """
 
+import importlib.util
 import itertools
+import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -836,9 +839,41 @@ def test_display():
         compare_estimators(make_problem(2, 3), n_draws=10)
     ).plot()
     assert len(display.ax_.lines) == len(ESTIMATORS)
+    drawn = dict(zip(display.results, display.ax_.lines, strict=True))
+    assert drawn["st"].get_fillstyle() == "full"
+    for name, row in ESTIMATORS.items():
+        assert not row.unbiased or drawn[name].get_fillstyle() == "none"
     model, X, labels = fitted_or_not(True)
     display = diagnostics.GradientEstimatorDisplay.from_estimator(
         model, X, labels, estimators=["st", "spsa"], n_draws=10, ax=display.ax_
     )
     assert [text.get_text() for text in display.ax_.texts[-2:]] == ["st", "spsa"]
     assert set(display.results) == {"st", "spsa"}
+
+
+def test_example(monkeypatch, capsys, tmp_path):
+    """With little of everything: each estimator in its cases, and orders of cost."""
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    path = Path(__file__).parents[1] / "examples" / "estimators.py"
+    if not path.exists():
+        pytest.skip("no examples here")
+    spec = importlib.util.spec_from_file_location("estimators", path)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    monkeypatch.setattr(example, "CASES", [((128,), 0.3), ((128, 128), 0.3)])
+    monkeypatch.setattr(example, "PLOTTED", ((128,), 0.3))
+    monkeypatch.setattr(example, "N_GATES", (4, 8, 16, 32))
+    output = tmp_path / "figure.png"
+    arguments = ["--draws", "100", "--rows", "3", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["estimators.py", *arguments])
+    example.main()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line]
+    for name, row in ESTIMATORS.items():
+        found = [line for line in lines if line[0] == name and len(line) == 8]
+        assert len(found) == (1 if row.unit in DENSE_UNITS else 2)
+        assert all((line[2] == "none") == row.unbiased for line in found)
+    orders = {line[0]: float(line[-1]) for line in lines if line[0] in example.COSTS}
+    assert orders.pop("finite_differences") == 2
+    assert set(orders.values()) == {1}
+    assert output.stat().st_size > 10000

@@ -44,7 +44,8 @@ def compare_estimators(
         squared_bias : float, likewise, less what the standard error explains, at
             least 0;
         cosine : float, of mean and exact gradient, over all elements;
-        seconds : float, for one estimate of all examples, on one thread;
+        seconds : float, of one thread's processor time, for one estimate of all
+            examples, of which up to 256 are made together;
         variance_seconds : float, variance times seconds: what an average of as many
             estimates as fit in a second has left;
         loss_evaluations : float, for one estimate of one example; the loss together
@@ -65,6 +66,7 @@ def compare_estimators(
     chosen = _choose(estimators, options)
     exact = _exact_gradients(problem, chosen)
     seeds = np.random.SeedSequence(random_state).spawn(len(chosen))
+    _keep_freed_memory()
     with threadpool_limits(1, user_api="blas"):
         return {
             name: _measure(problem, *row, gradient, n_draws, seed)
@@ -103,6 +105,7 @@ def estimation_cost(
         For an unknown name or option.
     """
     costs = {}
+    _keep_freed_memory()
     for name, (row, arguments) in _choose(estimators, options).items():
         generator = np.random.default_rng(random_state)
         arguments = _prepared(problem, row, arguments, generator)
@@ -110,14 +113,23 @@ def estimation_cost(
         counted, seconds = _Counted(problem), []
         with threadpool_limits(1, user_api="blas"):
             for _ in range(n_repeats):
-                start = time.perf_counter()
+                start = time.thread_time()
                 row.function(counted, z, generator, **arguments)
-                seconds.append(time.perf_counter() - start)
+                seconds.append(time.thread_time() - start)
         costs[name] = {
             "seconds": min(seconds) / n_draws,
             **counted.per_example(n_draws * n_repeats),
         }
     return costs
+
+
+def _keep_freed_memory():
+    """Let the C library reuse memory that an estimate frees, where it has a choice.
+
+    glibc gives pieces back to the system, and fetching them again page by page takes
+    longer than the estimate itself, until a larger one has been freed once.
+    """
+    np.empty(30 << 20, dtype=np.uint8)
 
 
 def _computable(problem):
@@ -223,9 +235,9 @@ def _measure(problem, row, arguments, exact, n_draws, seed):
     for first in range(0, n_draws, _DRAWS_AT_A_TIME):
         n = min(_DRAWS_AT_A_TIME, n_draws - first)
         z = generator.random((n, *problem.a.shape))
-        start = time.perf_counter()
+        start = time.thread_time()
         samples.append(row.function(counted, z, generator, **arguments))
-        seconds += time.perf_counter() - start
+        seconds += time.thread_time() - start
     samples = np.concatenate(samples)
     return _summary(samples, exact, seconds / n_draws) | counted.per_example(n_draws)
 

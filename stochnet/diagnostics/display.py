@@ -1,6 +1,7 @@
 """A plot of what `compare_estimators` measures."""
 
 from stochnet.diagnostics.comparison import compare_estimators
+from stochnet.diagnostics.estimators import ESTIMATORS
 from stochnet.diagnostics.problem import GateProblem
 
 
@@ -60,8 +61,8 @@ class GradientEstimatorDisplay:
     def plot(self, ax=None):
         """Draw one point for each estimator, on logarithmic axes.
 
-        A squared bias of 0, which the standard error explains, is drawn at the lower
-        edge.
+        Unbiased estimators are drawn hollow at the lower edge, as are those of whose
+        bias nothing is seen.
 
         Parameters
         ----------
@@ -84,12 +85,15 @@ class GradientEstimatorDisplay:
             ) from error
         if ax is None:
             _, ax = plt.subplots()
-        biases = [r["squared_bias"] for r in self.results.values()]
-        lowest = min((b for b in biases if b > 0), default=1.0) / 10
+        biases = {
+            name: 0.0 if ESTIMATORS[name].unbiased else result["squared_bias"]
+            for name, result in self.results.items()
+        }
+        lowest = min((b for b in biases.values() if b > 0), default=1.0) / 10
         for name, result in self.results.items():
-            point = (result["variance"], max(result["squared_bias"], lowest))
-            ax.plot(*point, "o")
-            ax.annotate(name, point, fontsize="small")
+            point = (result["variance"], biases[name] or lowest)
+            ax.plot(*point, "o", fillstyle="full" if biases[name] else "none")
+            ax.annotate(name, point, fontsize="small", rotation=30)
         ax.set(xscale="log", yscale="log", xlabel="variance", ylabel="squared bias")
         self.ax_, self.figure_ = ax, ax.figure
         return self
