@@ -203,6 +203,21 @@ def test_quadrature_over_three_gates(unit):
     np.testing.assert_allclose(gradient[:, 1], 0, atol=1e-9)
 
 
+@pytest.mark.parametrize("unit", DENSE_UNITS)
+def test_more_nodes_change_nothing(unit):
+    """Also where the loss bends much, and where gates are decided."""
+    small = make_problem(4, 1, 5, seed=17)
+    a = np.array([[-6.0], [-2.0], [0.0], [3.0]])
+    problem = GateProblem(a, small.base, 10 * small.contribution, small.target)
+    for few, many in zip(
+        exact_gradient(problem, unit),
+        exact_gradient(problem, unit, n_nodes=500),
+        strict=True,
+    ):
+        rtol = 1e-5 if unit == "concrete" else 1e-8
+        np.testing.assert_allclose(few, many, rtol=rtol)
+
+
 def arrays(problem):
     return problem.a, problem.base, problem.contribution, problem.target
 
