@@ -1,0 +1,93 @@
+"""Estimators that move pre-activations and look at the loss alone (Sec. 1.2).
+
+Losses before and after a move share their draws z, which keeps the difference small.
+All are biased for moves of finite size: their mean is a difference quotient of the
+expected loss, averaged over the moves.
+"""
+
+import numpy as np
+
+from stochnet.diagnostics.estimators._gates import fire
+
+
+def _loss_at(problem, a, z):
+    return problem.loss(fire("bernoulli", a, z))
+
+
+def spsa(problem, z, generator, *, size=1.0):
+    """Simultaneous perturbation (Spall 1992): two losses for all gates together.
+
+    Every pre-activation moves by +-size at once, independent fair signs; the change of
+    the loss is divided by each gate's own move.
+
+    Parameters
+    ----------
+    problem : GateProblem
+    z : ndarray of shape (n_draws, n_rows, n_gates)
+        Uniform numbers.
+    generator : numpy.random.Generator
+        Draws the signs.
+    size : float
+        1 for perturbations of +-1. The bias is of order size^2, the variance of order
+        1/size.
+
+    Returns
+    -------
+    ndarray, shaped like z
+    """
+    sign = generator.integers(0, 2, z.shape) * 2.0 - 1.0
+    above = _loss_at(problem, problem.a + size * sign, z)
+    below = _loss_at(problem, problem.a - size * sign, z)
+    return ((above - below) / (2 * size))[..., None] / sign
+
+
+def node_perturbation(problem, z, generator, *, size=0.5):
+    """Node perturbation (Fiete & Seung 2006): the change of the loss times each move.
+
+    Parameters
+    ----------
+    problem : GateProblem
+    z : ndarray of shape (n_draws, n_rows, n_gates)
+        Uniform numbers.
+    generator : numpy.random.Generator
+        Draws the moves.
+    size : float
+        Standard deviation of the moves, which are Gaussian.
+
+    Returns
+    -------
+    ndarray, shaped like z
+    """
+    move = generator.standard_normal(z.shape)
+    moved = _loss_at(problem, problem.a + size * move, z)
+    change = moved - _loss_at(problem, problem.a, z)
+    return (change / size)[..., None] * move
+
+
+def finite_differences(problem, z, generator, *, size=0.5):
+    """Central differences, one gate after the other.
+
+    With N gates this takes 2 N losses, each with N gates: O(N^2), where the estimators
+    above take O(N).
+
+    Parameters
+    ----------
+    problem : GateProblem
+    z : ndarray of shape (n_draws, n_rows, n_gates)
+        Uniform numbers.
+    generator : numpy.random.Generator
+        Not used.
+    size : float
+        Of each step.
+
+    Returns
+    -------
+    ndarray, shaped like z
+    """
+    out = np.empty(z.shape)
+    for k in range(z.shape[-1]):
+        step = np.zeros(z.shape[-1])
+        step[k] = size
+        above = _loss_at(problem, problem.a + step, z)
+        out[..., k] = (above - _loss_at(problem, problem.a - step, z)) / (2 * size)
+    return out
