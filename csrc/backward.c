@@ -74,6 +74,7 @@ static void units_backward(sn_network *net, int64_t l, const sn_pass *pass)
     const sn_input in = input_of(net, l);
     const int64_t ld = net->ld_rows, n_rows = pass->n_rows;
     const int64_t width = sn_block_width(layer);
+    const sn_draw draw = layer_draw(pass, l);
 #pragma omp for schedule(dynamic)
     for (int64_t first = 0; first < layer->n_gates; first += width)
         for (int64_t k = first; k < smaller(first + width, layer->n_gates); k++) {
@@ -81,7 +82,7 @@ static void units_backward(sn_network *net, int64_t l, const sn_pass *pass)
             memset(dh, 0, (size_t)padded(n_rows) * sizeof *dh);
             if (layer->credit == SN_CREDIT_ALL || layer->count[k] > 0)
                 experts_backward(net, l, k, dh, pass);
-            gate_backward(layer, k, n_rows, ld, dh, net->loss, &pass->gate);
+            gate_backward(layer, k, n_rows, ld, dh, net->loss, &draw, &pass->gate);
             if (l == 0)
                 update_experts(net, layer, k, &in, pass);
         }

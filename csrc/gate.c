@@ -68,6 +68,17 @@ static gate_scratch gate_scratch_of(float *scratch, int64_t ld_rows)
                           scratch + 5 * ld_rows};
 }
 
+/* The noise of h = f(a, z) for unit k; nothing where f takes none. */
+static void draw_z(float *z, const sn_layer *layer, const sn_draw *draw, int64_t k,
+                   int64_t n)
+{
+    const int32_t kind = unit_table[layer->unit]->z;
+    if (kind == SN_Z_UNIFORM)
+        uniform(z, draw, SN_UNIFORM, (uint32_t)k, n);
+    else if (kind == SN_Z_ADDITIVE)
+        additive(z, &layer->noise, draw, (uint32_t)k, n);
+}
+
 /* Noise on the input of the gate (App. A.2): on the draw alone, or on all of it, in
    which case `a` itself becomes the noisy pre-activation. */
 static void add_gate_noise(sn_unit_row *row, float *restrict a, float *restrict noisy,
@@ -92,11 +103,8 @@ static sn_unit_row gate_forward(sn_layer *layer, int64_t k, int64_t n_rows,
     float *a = layer->a + k * ld_rows, *h = layer->h + k * ld_rows;
     const int64_t n = padded(n_rows);
     clear_padding(a, n_rows);
-    sn_unit_row row = {n, a, a, scratch->z, noise};
-    if (unit->z == SN_Z_UNIFORM)
-        uniform(scratch->z, draw, SN_UNIFORM, (uint32_t)k, n);
-    else if (unit->z == SN_Z_ADDITIVE)
-        additive(scratch->z, noise, draw, (uint32_t)k, n);
+    sn_unit_row row = {n, a, a, scratch->z, noise, layer->temperature};
+    draw_z(scratch->z, layer, draw, k, n);
     if (unit->gate_noise && (noise->additive || noise->quantiles))
         add_gate_noise(&row, a, scratch->noisy, draw, (uint32_t)k);
     unit->forward(h, &row);
@@ -128,7 +136,8 @@ static void gate_predict(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld_
     const sn_unit *unit = unit_table[layer->unit];
     float *a = layer->a + k * ld_rows, *h = layer->h + k * ld_rows;
     int32_t *rows = layer->rows + k * ld_rows;
-    const sn_unit_row row = {padded(n_rows), a, a, a, &layer->noise};
+    const sn_unit_row row = {padded(n_rows), a,           a, a,
+                             &layer->noise,  layer->temperature};
     gate_value_input(layer, k, n_rows, ld_rows);
     if (layer->noise.draw_only)
         unit->value(h, layer->value, &row);
@@ -194,28 +203,43 @@ static void update_reinforce_averages(sn_layer *layer, int64_t k, int64_t n_rows
     averages[k] = keep * averages[k] + take * denominator;
 }
 
+/* Eq. 10 for unit k, or the mean loss; 0 before the first mini-batch. */
+static float reinforce_baseline(const sn_layer *layer, int64_t k)
+{
+    const float denominator = layer->reinforce[layer->n_gates + k];
+    if (layer->baseline == SN_BASELINE_NONE || !(denominator > 0.0f))
+        return 0.0f;
+    return layer->reinforce[k] / denominator;
+}
+
 /* Adds the estimate of dL/da of unit k to layer->da.
-   IN dl_dh (n): gradient with respect to h, zero where no credit reaches; loss (n). */
+   IN dl_dh (n): gradient with respect to h, zero where no credit reaches; loss (n);
+   draw of the forward pass, from which noise is drawn again: it is not kept. */
 static void gate_backward(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld_rows,
-                          const float *dl_dh, const float *loss,
+                          const float *dl_dh, const float *loss, const sn_draw *draw,
                           const gate_scratch *scratch)
 {
     const sn_estimator *estimator = estimator_table[layer->estimator];
-    const sn_unit *unit = unit_table[layer->unit];
     const float *a = layer->a + k * ld_rows, *h = layer->h + k * ld_rows;
     const int64_t n = padded(n_rows);
-    float baseline = 0.0f;
-    if (layer->baseline != SN_BASELINE_NONE) {
-        const float denominator = layer->reinforce[layer->n_gates + k];
-        baseline = denominator > 0.0f ? layer->reinforce[k] / denominator : 0.0f;
-    }
     if (estimator->needs_derivative) {
         /* no derivative depends on z beyond h */
-        const sn_unit_row row = {n, a, a, a, &layer->noise};
-        unit->derivative(scratch->slope, h, &row);
+        const sn_unit_row row = {n, a, a, a, &layer->noise, layer->temperature};
+        unit_table[layer->unit]->derivative(scratch->slope, h, &row);
     }
-    const sn_estimator_row row = {n,     n_rows, a,        h, scratch->slope,
-                                  dl_dh, loss,   baseline, layer->sigmoid_derivative};
+    if (estimator->needs_z)
+        draw_z(scratch->z, layer, draw, k, n);
+    const sn_estimator_row row = {.n = n,
+                                  .n_rows = n_rows,
+                                  .a = a,
+                                  .h = h,
+                                  .dh_da = scratch->slope,
+                                  .dl_dh = dl_dh,
+                                  .loss = loss,
+                                  .z = scratch->z,
+                                  .baseline = reinforce_baseline(layer, k),
+                                  .temperature = layer->temperature,
+                                  .sigmoid_derivative = layer->sigmoid_derivative};
     estimator->gradient(layer->da + k * ld_rows, &row);
     if (estimator->credit == SN_CREDIT_LOSS && layer->baseline != SN_BASELINE_NONE)
         update_reinforce_averages(layer, k, n_rows, ld_rows, loss);

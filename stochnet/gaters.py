@@ -41,8 +41,8 @@ class NamedGater:
         The noise used unless another one is asked for.
     noises : tuple of (str or None)
         The noises that can be asked for.
-    estimators : tuple of str
-        Other estimators that can be asked for.
+    estimators : dict of str to float
+        Other estimators that can be asked for, with their learning rate factor.
     learning_rate_factor : float
         Gater's learning rate over the main path's, unless one is asked for. The gates'
         gradient of some units is much smaller than that of others.
@@ -57,7 +57,7 @@ class NamedGater:
     description: str
     noise: str | None = None
     noises: tuple = (None,)
-    estimators: tuple = ()
+    estimators: dict = field(default_factory=dict)
     learning_rate_factor: float = 1.0
     baseline: bool = False
 
@@ -85,7 +85,7 @@ GATERS = {
         "reinforce",
         "kl",
         "stochastic binary neuron with REINFORCE (Sec. 3)",
-        estimators=("local_expectation",),
+        estimators={"local_expectation": 1.0},
     ),
     "st": NamedGater(
         "bernoulli",
@@ -200,6 +200,8 @@ class Gater:
     penalty : str or None
         Row of ``PENALTIES``.
     noise : Noise
+    temperature : float
+        T of unit or estimator, where they have one.
     density : float in (0, 1]
         Target share of non-zero gates, the paper's s.
     credit : {"active", "all", "loss"}
@@ -224,6 +226,7 @@ class Gater:
     estimator: str
     penalty: str | None = None
     noise: Noise = field(default_factory=Noise)
+    temperature: float = 1.0
     density: float = 0.1
     credit: str = "active"
     sigmoid_derivative: bool = False
@@ -254,7 +257,7 @@ class Gater:
             Standard deviation that the layer's input gives to the pre-activation.
         """
         s = min(self.density, 1 - 1e-4)
-        bias = _gate.initial_bias(self.unit, self.noise, s, spread)
+        bias = _gate.initial_bias(self.unit, self.noise, s, spread, self.temperature)
         return bias - self.noise.mean
 
     def without_control(self):
@@ -277,6 +280,7 @@ def make_gater(
     noise_scale=1.0,
     noise_beta=40.1,
     noise_on="gate",
+    temperature="auto",
     credit="auto",
     sigmoid_derivative=False,
     baseline="unit",
@@ -318,6 +322,13 @@ def make_gater(
     # only a unit with both a draw and a smooth value can tell them apart
     draw_only = noise_on == "draw" and unit["gate_noise"] and unit["z"] == "uniform"
 
+    default = unit["default_temperature"] or estimator["default_temperature"]
+    if temperature != "auto" and default is None:
+        raise ValueError(
+            f"temperature={temperature!r} is not available for gater={name!r}; valid: "
+            "'auto'."
+        )
+
     _one_of("credit", credit, ("auto", "all", "active"))
     if credit == "auto" or not estimator["credit_choice"]:
         credit = estimator["credit"]
@@ -347,6 +358,7 @@ def make_gater(
             beta=noise_beta,
             draw_only=draw_only,
         ),
+        temperature=(default or 1.0) if temperature == "auto" else temperature,
         density=density,
         credit=credit,
         sigmoid_derivative=bool(sigmoid_derivative),

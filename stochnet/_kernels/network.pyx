@@ -87,6 +87,7 @@ cdef class NetworkKernels:
         c.baseline = BASELINES[gater.baseline]
         c.sigmoid_derivative = gater.sigmoid_derivative
         c.noise = noise_of(gater.noise)
+        c.temperature = gater.temperature
         c.density = gater.density
         c.averages_decay = gater.averages_decay
         c.firing_rate_step = gater.firing_rate_step
