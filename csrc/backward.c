@@ -93,14 +93,14 @@ static void update_experts(sn_network *net, sn_layer *layer, int64_t first, int6
 
 /* Gradients of h and H, and the estimator's of a, for gate k. */
 static void gate_and_experts_backward(sn_network *net, int64_t l, int64_t k,
-                                      const sn_pass *pass)
+                                      const sn_draw *draw, const sn_pass *pass)
 {
     sn_layer *layer = net->layers + l;
     float *dh = pass->gate.noisy;
     memset(dh, 0, (size_t)padded(pass->n_rows) * sizeof *dh);
     if (layer->credit == SN_CREDIT_ALL || layer->n_credited[k] > 0)
         experts_backward(net, l, k, dh, pass);
-    gate_backward(layer, k, pass->n_rows, net->ld_rows, dh, net->loss, &pass->gate);
+    gate_backward(layer, k, pass->n_rows, net->ld_rows, dh, net->loss, draw, &pass->gate);
 }
 
 /* Tile by tile of gates what is asked for: gradients, which are left in layer->da and, for
@@ -112,13 +112,14 @@ static void units_backward(sn_network *net, int64_t l, int gradients, int steps,
     sn_layer *layer = net->layers + l;
     const sn_input in = input_of(net, l);
     const int64_t width = sn_block_width(layer);
+    const sn_draw draw = layer_draw(pass, l);
 #pragma omp for schedule(dynamic)
     for (int64_t block = 0; block < layer->n_gates; block += width) {
         const int64_t block_end = smaller(block + width, layer->n_gates);
         for (int64_t first = block; first < block_end; first += TILE_GATES) {
             const int64_t end = smaller(first + TILE_GATES, block_end);
             for (int64_t k = first; gradients && k < end; k++)
-                gate_and_experts_backward(net, l, k, pass);
+                gate_and_experts_backward(net, l, k, &draw, pass);
             if (steps)
                 update_experts(net, layer, first, end, &in, pass);
         }

@@ -249,14 +249,20 @@ static void list_credited_gates(sn_layer *layer, int64_t n_rows, int64_t ld_rows
     }
 }
 
+/* Where layer l draws. */
+static sn_draw layer_draw(const sn_pass *pass, int64_t l)
+{
+    sn_draw draw = *pass->draw;
+    draw.layer = (uint32_t)l;
+    return draw;
+}
+
 static void layer_forward(sn_network *net, int64_t l, const sn_pass *pass)
 {
     sn_layer *layer = net->layers + l;
     sn_draw draw;
-    if (pass->draw) {
-        draw = *pass->draw;
-        draw.layer = (uint32_t)l;
-    }
+    if (pass->draw)
+        draw = layer_draw(pass, l);
     hidden_forward(net, l, pass->n_rows);
     units_forward(net, l, pass->draw ? &draw : NULL, pass);
     if (l < net->n_layers - 1)

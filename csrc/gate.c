@@ -131,7 +131,8 @@ static sn_unit_row gate_forward(sn_layer *layer, const gate_strip *strip,
     float *a = layer->a + strip->first * ld, *h = layer->h + strip->first * ld;
     for (int64_t i = 0; i < strip->n_gates; i++)
         clear_padding(a + i * ld, n_rows);
-    sn_unit_row row = {strip_length(strip), a, a, scratch->z, scratch->probability, noise};
+    sn_unit_row row = {strip_length(strip), a, a, scratch->z, scratch->probability, noise,
+                       layer->temperature};
     draw_noise(scratch->z, unit, noise, draw, strip);
     if (unit->gate_noise && (noise->additive || noise->quantiles))
         add_gate_noise(&row, a, scratch->noisy, draw, strip);
@@ -167,7 +168,8 @@ static void gate_predict(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld_
     const sn_unit *unit = unit_table[layer->unit];
     float *a = layer->a + k * ld_rows, *h = layer->h + k * ld_rows;
     int32_t *rows = layer->rows + k * ld_rows;
-    const sn_unit_row row = {padded(n_rows), a, a, a, a, &layer->noise};
+    const sn_unit_row row = {padded(n_rows), a, a, a, a, &layer->noise,
+                             layer->temperature};
     gate_value_input(layer, k, n_rows, ld_rows);
     if (layer->noise.draw_only)
         unit->value(h, layer->value, &row);
@@ -250,28 +252,45 @@ static void update_reinforce_averages(sn_layer *layer, int64_t k, int64_t n_rows
     averages[k] = keep * averages[k] + take * denominator;
 }
 
+/* Eq. 10 for unit k, or the mean loss; 0 before the first mini-batch. */
+static float reinforce_baseline(const sn_layer *layer, int64_t k)
+{
+    const float denominator = layer->reinforce[layer->n_gates + k];
+    if (layer->baseline == SN_BASELINE_NONE || !(denominator > 0.0f))
+        return 0.0f;
+    return layer->reinforce[k] / denominator;
+}
+
 /* Adds the estimate of dL/da of unit k to layer->da.
-   IN dl_dh (n): gradient with respect to h, zero where no credit reaches; loss (n). */
+   IN dl_dh (n): gradient with respect to h, zero where no credit reaches; loss (n);
+   draw of the forward pass, from which noise is drawn again: it is not kept. */
 static void gate_backward(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld_rows,
-                          const float *dl_dh, const float *loss,
+                          const float *dl_dh, const float *loss, const sn_draw *draw,
                           const gate_scratch *scratch)
 {
     const sn_estimator *estimator = estimator_table[layer->estimator];
-    const sn_unit *unit = unit_table[layer->unit];
     const float *a = layer->a + k * ld_rows, *h = layer->h + k * ld_rows;
     const int64_t n = padded(n_rows);
-    float baseline = 0.0f;
-    if (layer->baseline != SN_BASELINE_NONE) {
-        const float denominator = layer->reinforce[layer->n_gates + k];
-        baseline = denominator > 0.0f ? layer->reinforce[k] / denominator : 0.0f;
-    }
     if (estimator->needs_derivative) {
         /* no derivative depends on z or p beyond h */
-        const sn_unit_row row = {n, a, a, a, a, &layer->noise};
-        unit->derivative(scratch->slope, h, &row);
+        const sn_unit_row row = {n, a, a, a, a, &layer->noise, layer->temperature};
+        unit_table[layer->unit]->derivative(scratch->slope, h, &row);
     }
-    const sn_estimator_row row = {n,     n_rows, a,        h, scratch->slope,
-                                  dl_dh, loss,   baseline, layer->sigmoid_derivative};
+    if (estimator->needs_z) {
+        const gate_strip one = {k, 1, n_rows, ld_rows};
+        draw_noise(scratch->z, unit_table[layer->unit], &layer->noise, draw, &one);
+    }
+    const sn_estimator_row row = {.n = n,
+                                  .n_rows = n_rows,
+                                  .a = a,
+                                  .h = h,
+                                  .dh_da = scratch->slope,
+                                  .dl_dh = dl_dh,
+                                  .loss = loss,
+                                  .z = scratch->z,
+                                  .baseline = reinforce_baseline(layer, k),
+                                  .temperature = layer->temperature,
+                                  .sigmoid_derivative = layer->sigmoid_derivative};
     estimator->gradient(layer->da + k * ld_rows, &row);
     if (estimator->credit == SN_CREDIT_LOSS && layer->baseline != SN_BASELINE_NONE)
         update_reinforce_averages(layer, k, n_rows, ld_rows, loss);

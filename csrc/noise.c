@@ -62,7 +62,7 @@ static void gaussian(float *restrict out, float scale, int64_t n)
 static void logistic(float *restrict out, float scale, int64_t n)
 {
     for (int64_t b = 0; b < n; b++)
-        out[b] = scale * sn_log(out[b] / (1.0f - out[b]));
+        out[b] = scale * sn_logit(out[b]);
 }
 
 /* Adds the quantile function at u, linear between the n_quantiles of its table. */

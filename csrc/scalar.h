@@ -81,6 +81,12 @@ static inline float sn_log(float x)
                     : (x == 0.0f ? -INFINITY : NAN);
 }
 
+/* log(u / (1 - u)) for u in [2^-24, 1 - 2^-24]: the logistic quantile */
+static inline float sn_logit(float u)
+{
+    return sn_log(u / (1.0f - u));
+}
+
 static inline float sn_sigmoid(float x)
 {
     return 1.0f / (1.0f + sn_exp(-x));

@@ -63,6 +63,7 @@ typedef struct {
     const float *z;       /* uniform, or additive noise, or NULL: as `z` says below */
     const float *p;       /* what `probability` gives, for `forward` */
     const sn_noise *noise;
+    float temperature;
 } sn_unit_row;
 
 enum { SN_Z_NONE = 0, SN_Z_UNIFORM = 1, SN_Z_ADDITIVE = 2 };
@@ -72,6 +73,7 @@ typedef struct {
     int32_t z;             /* which noise h = f(a, z) takes (Eq. 1) */
     int32_t gate_noise;    /* accepts additive noise on its input (App. A.2) */
     int32_t always_fires;  /* never zero: not thresholded at prediction */
+    float default_temperature; /* 0: it has none */
     void (*forward)(float *h, const sn_unit_row *row);
     /* dh/da for fixed noise, given h; NULL where it is zero almost everywhere */
     void (*derivative)(float *dh, const float *h, const sn_unit_row *row);
@@ -83,11 +85,12 @@ typedef struct {
        value of choice v for a gate that fires */
     const char *values[3];
     void (*value)(float *h, int32_t v, const sn_unit_row *row);
-    /* choice v is positive only where a is */
-    int32_t (*positive_only)(int32_t v);
+    /* choice v is positive only where a is above this, else 0 */
+    float (*positive_above)(int32_t v);
     /* gate bias at which a unit fires with probability `density`; `spread` is the
        standard deviation that the input gives to a */
-    double (*initial_bias)(double density, double spread, const sn_noise *noise);
+    double (*initial_bias)(double density, double spread, const sn_noise *noise,
+                           double temperature);
 } sn_unit;
 
 /* ---- Estimators: how the loss reaches a, one file each in estimators/ --------- */
@@ -110,7 +113,9 @@ typedef struct {
     const float *dh_da;   /* the unit's derivative, or NULL */
     const float *dl_dh;   /* gradient of the mean loss; 0 where no credit reaches */
     const float *loss;    /* each example's own loss */
+    const float *z;       /* the noise that h was drawn with, or NULL */
     float baseline;       /* L-bar of this unit */
+    float temperature;
     int32_t sigmoid_derivative;
 } sn_estimator_row;
 
@@ -121,6 +126,8 @@ typedef struct {
     int32_t credit_probe;   /* so is probe */
     int32_t needs_derivative;
     int32_t needs_difference; /* dl_dh is L(h = 1) - L(h = 0); last layer only */
+    int32_t needs_z;
+    float default_temperature; /* 0: it has none */
     void (*gradient)(float *da, const sn_estimator_row *row); /* adds to da */
 } sn_estimator;
 
@@ -177,6 +184,7 @@ typedef struct {
     int32_t credit, baseline, sigmoid_derivative;
     float probe_rate;        /* chance of a gate that did not fire, SN_CREDIT_PROBE */
     sn_noise noise;
+    float temperature;       /* of unit or estimator, where they have one */
     float density;           /* target s */
     float averages_decay;    /* of all moving averages of a unit */
     float firing_rate_step;  /* of the bias control, 0: none */

@@ -41,8 +41,8 @@ class NamedGater:
         The noise used unless another one is asked for.
     noises : tuple of (str or None)
         The noises that can be asked for.
-    estimators : tuple of str
-        Other estimators that can be asked for.
+    estimators : dict of str to float
+        Other estimators that can be asked for, with their learning rate factor.
     learning_rate_factor : float
         Gater's learning rate over the main path's, unless one is asked for. The gates'
         gradient of some units is much smaller than that of others.
@@ -57,7 +57,7 @@ class NamedGater:
     description: str
     noise: str | None = None
     noises: tuple = (None,)
-    estimators: tuple = ()
+    estimators: dict = field(default_factory=dict)
     learning_rate_factor: float = 1.0
     baseline: bool = False
 
@@ -85,7 +85,7 @@ GATERS = {
         "reinforce",
         "kl",
         "stochastic binary neuron with REINFORCE (Sec. 3)",
-        estimators=("local_expectation",),
+        estimators={"local_expectation": 1.0},
     ),
     "st": NamedGater(
         "bernoulli",
@@ -200,6 +200,8 @@ class Gater:
     penalty : str or None
         Row of ``PENALTIES``.
     noise : Noise
+    temperature : float
+        T of unit or estimator, where they have one.
     density : float in (0, 1]
         Target share of non-zero gates, the paper's s.
     credit : {"active", "all", "loss", "probe"}
@@ -226,6 +228,7 @@ class Gater:
     estimator: str
     penalty: str | None = None
     noise: Noise = field(default_factory=Noise)
+    temperature: float = 1.0
     density: float = 0.1
     credit: str = "active"
     probe_rate: float = 0.1
@@ -257,7 +260,7 @@ class Gater:
             Standard deviation that the layer's input gives to the pre-activation.
         """
         s = min(self.density, 1 - 1e-4)
-        bias = _gate.initial_bias(self.unit, self.noise, s, spread)
+        bias = _gate.initial_bias(self.unit, self.noise, s, spread, self.temperature)
         return bias - self.noise.mean
 
     def without_control(self):
@@ -295,6 +298,7 @@ def make_gater(
     noise_scale=1.0,
     noise_beta=40.1,
     noise_on="gate",
+    temperature="auto",
     credit="auto",
     probe_rate=0.1,
     sigmoid_derivative=False,
@@ -338,6 +342,13 @@ def make_gater(
     draw_only = noise_on == "draw" and unit["gate_noise"] and unit["z"] == "uniform"
 
     credit = _credit(name, estimator_name, credit)
+    default = unit["default_temperature"] or estimator["default_temperature"]
+    if temperature != "auto" and default is None:
+        raise ValueError(
+            f"temperature={temperature!r} is not available for gater={name!r}; valid: "
+            "'auto'."
+        )
+
     _one_of("baseline", baseline, (None, "mean", "unit"))
 
     penalty = row.penalty if penalty == "auto" else penalty
@@ -364,6 +375,7 @@ def make_gater(
             beta=noise_beta,
             draw_only=draw_only,
         ),
+        temperature=(default or 1.0) if temperature == "auto" else temperature,
         density=density,
         credit=credit,
         probe_rate=probe_rate,

@@ -297,7 +297,7 @@ class Network:
             draw = self.generator(0, i)
             _glorot(layer.hidden, draw)
             _glorot(layer.expert, draw)
-            rectifies = any(layer.gater.unit_facts["positive_only"])
+            rectifies = 0.0 in layer.gater.unit_facts["positive_above"]
             if how == "authors" and rectifies:
                 _sparse_normal(layer.gate, draw)
             else:

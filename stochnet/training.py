@@ -143,19 +143,18 @@ def calibrate(network, calibration, n_threads, validation=None):
     X, y = validation or (calibration.X, calibration.y)
     best = np.inf, None
     lowest = _threshold(network, 0, calibration, n_threads)  # whatever the value
-    for value, positive_only in enumerate(facts["positive_only"]):
+    for value, least in enumerate(facts["positive_above"]):
         for i, layer in enumerate(network.layers):
             layer.value = value
             layer.threshold = lowest
             if i > 0:
                 layer.threshold = _threshold(network, i, calibration, n_threads)
-            if positive_only:
-                # below 0 the value is 0 and the gate does not fire
-                layer.threshold = max(layer.threshold, 0.0)
+            # up to `least` the value is 0 and the gate does not fire
+            layer.threshold = max(layer.threshold, least)
         setting = [(layer.threshold, layer.value) for layer in network.layers]
         if len(facts["values"]) == 1:
             return
-        reached = not positive_only or min(t for t, _ in setting) > 0
+        reached = least == -np.inf or min(t for t, _ in setting) > least
         loss = _cross_entropy(network.predict_proba(X, n_threads=n_threads), y)
         if best[1] is None or (reached and loss < best[0]):
             best = loss, setting

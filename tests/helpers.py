@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import oracle
+from scipy.special import expit
 
 from stochnet._kernels import random as noise_kernels
 from stochnet.gaters import ESTIMATORS, GATERS, PENALTIES, UNITS, make_gater
@@ -24,27 +25,45 @@ FLIP = 1e-5
 # Gaters
 # ---------------------------------------------------------------------------
 
+#: Those without zeros, that is, without a threshold and a density.
+DENSE = [name for name, row in GATERS.items() if UNITS[row.unit]["always_fires"]]
+
 
 def gater_options(name):
     """All options of a named gater that change what it computes."""
     row = GATERS[name]
-    unit, estimator = UNITS[row.unit], ESTIMATORS[row.estimator]
-    straight_through = row.estimator == "straight_through"
+    # local expectation is for networks of one layer only
+    estimators = [
+        e
+        for e in (row.estimator, *row.estimators)
+        if not ESTIMATORS[e]["needs_difference"]
+    ]
+    for estimator, noise in itertools.product(estimators, row.noises):
+        yield from _options_of(row, estimator, noise)
+
+
+def _options_of(row, name, noise):
+    """Those of one estimator and noise."""
+    unit, estimator = UNITS[row.unit], ESTIMATORS[name]
+    straight_through = name == "straight_through"
     reinforces = estimator["credit"] == "loss"
-    for noise in row.noises:
-        halves = noise and unit["gate_noise"] and unit["z"] == "uniform"
-        choices = {
-            "noise": [noise],
-            "noise_on": ["gate", "draw"] if halves else ["gate"],
-            "credit": (
-                ["all", "active", "probe"] if estimator["credit_choice"] else ["auto"]
-            ),
-            "sigmoid_derivative": [False, True] if straight_through else [False],
-            "baseline": ["unit", "mean", None] if reinforces else [None],
-            "penalty": [None, *(p for p in PENALTIES if _acts(unit, p))],
-        }
-        for values in itertools.product(*choices.values()):
-            yield dict(zip(choices, values, strict=True))
+    temperatures = unit["default_temperature"] or estimator["default_temperature"]
+    halves = noise and unit["gate_noise"] and unit["z"] == "uniform"
+    choices = {
+        "estimator": ["auto" if name == row.estimator else name],
+        "noise": [noise],
+        "noise_on": ["gate", "draw"] if halves else ["gate"],
+        "temperature": ["auto", 0.4] if temperatures else ["auto"],
+        "credit": [
+            *(["all", "active"] if estimator["credit_choice"] else ["auto"]),
+            *(["probe"] if estimator["credit_probe"] else []),
+        ],
+        "sigmoid_derivative": [False, True] if straight_through else [False],
+        "baseline": ["unit", "mean", None] if reinforces else [None],
+        "penalty": [None, *(p for p in PENALTIES if _acts(unit, p))],
+    }
+    for values in itertools.product(*choices.values()):
+        yield dict(zip(choices, values, strict=True))
 
 
 def _acts(unit, penalty):
@@ -55,10 +74,11 @@ def _acts(unit, penalty):
 
 def gater_cases():
     """(identifier, name, options) of every named gater with each of its options."""
+    plain = ("estimator", "noise", "penalty")
     for name in GATERS:
         for options in gater_options(name):
             words = [
-                str(value) if option in ("noise", "penalty") else f"{option}={value}"
+                str(value) if option in plain else f"{option}={value}"
                 for option, value in options.items()
                 if value not in (None, "auto", False)
             ]
@@ -68,6 +88,7 @@ def gater_cases():
 def oracle_gater(gater, penalty_weight=None):
     """The oracle's description of a `stochnet.gaters.Gater`."""
     straight_through = gater.estimator == "straight_through"
+    choice = gater.estimator in oracle.CREDIT_CHOICE
     probes = gater.credit == "probe"
     return oracle.Gater(
         unit=gater.unit,
@@ -80,7 +101,8 @@ def oracle_gater(gater, penalty_weight=None):
         noise=gater.noise.additive or "gaussian",
         noise_scale=gater.noise.scale,
         noise_on="draw" if gater.noise.draw_only else "gate",
-        credit=gater.credit if straight_through or probes else "all",
+        temperature=gater.temperature,
+        credit=gater.credit if choice or probes else "all",
         probe_rate=gater.probe_rate,
         sigmoid_derivative=straight_through and gater.sigmoid_derivative,
     )
@@ -133,6 +155,9 @@ def make_network(gater, shape, *, seed=0, main=None, gater_optimizer=None):
             group.bias_values[:] = 0.3 * rng.normal(size=len(group.weight))
     for layer in network.layers:
         layer.reinforce[:] = rng.uniform(0.1, 1.0, layer.reinforce.shape)
+        if gater.unit == "hard_concrete":  # or most would fire, unlike others
+            shift = gater.temperature * np.log(-oracle.HIGH / oracle.LOW)
+            layer.gate.bias_values[:] -= np.float32(shift)
     return network
 
 
@@ -251,7 +276,12 @@ def margin(network, result, noises):
     for own, layer, noise in zip(network.layers, result.layers, noises, strict=True):
         if noise.uniform is not None:
             distances.append(np.abs(noise.uniform - layer.probability).min())
-        elif own.gater.unit != "sigmoid":
+            if own.gater.unit == "hard_concrete":  # where it starts to be 1
+                edge = layer.a + own.gater.temperature * np.log(
+                    -oracle.LOW / oracle.HIGH
+                )
+                distances.append(np.abs(noise.uniform - expit(edge)).min())
+        elif not own.gater.unit_facts["always_fires"]:
             z = 0.0 if noise.additive is None else noise.additive
             distances.append(np.abs(layer.a + z).min())
     return min(distances)

@@ -23,7 +23,7 @@ pre-activation of the gates, ``h`` their output, ``H`` the output of the experts
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
-from scipy.special import expit, log_softmax, ndtr, softmax
+from scipy.special import expit, log_softmax, logit, ndtr, softmax
 
 # Eq. 14 has the logarithms of q and of 1 - q: q is kept this far from 0 and 1.
 PROBABILITY_CLIP = 1e-6
@@ -35,6 +35,8 @@ PREDICTION_VALUES = {
     "sts": ("mean", "root"),
     "bernoulli": ("one",),
     "sigmoid": ("probability",),
+    "concrete": ("probability",),
+    "hard_concrete": ("mean", "clamped"),
 }
 
 # Which noise each unit must be given, and which it may be given. Noise that a
@@ -45,8 +47,26 @@ REQUIRED_NOISE = {
     "sts": {"uniform"},
     "bernoulli": {"uniform"},
     "sigmoid": set(),
+    "concrete": set(),
+    "hard_concrete": {"uniform"},
 }
-OPTIONAL_NOISE = {"sts": {"additive"}, "sigmoid": {"additive"}}
+OPTIONAL_NOISE = {
+    "sts": {"additive"},
+    "sigmoid": {"additive"},
+    "concrete": {"additive"},
+}
+
+# They have a value at any a, and so no threshold.
+DENSE = ("sigmoid", "concrete")
+
+# What estimates gradients of Bernoulli gates only.
+BERNOULLI_ESTIMATORS = ("reinforce", "local_expectation", "reinmax", "concrete_st")
+
+# Estimators for which dh where h = 0 is a choice.
+CREDIT_CHOICE = ("straight_through", "reinmax", "concrete_st")
+
+# gamma and zeta of hard concrete gates.
+LOW, HIGH = -0.1, 1.1
 
 
 # ---------------------------------------------------------------------------
@@ -119,10 +139,12 @@ class LayerNoise(_Float64Arrays):
     Attributes
     ----------
     uniform : ndarray of shape (K, B) or None
-        Draws from [0, 1) that decide whether an STS or Bernoulli gate fires.
+        Draws from [0, 1) that decide whether an STS or Bernoulli gate fires; hard
+        concrete gates make logistic noise of them.
     additive : ndarray of shape (K, B) or None
         Noise in units of the pre-activation, already scaled: z of the noisy
-        rectifier; for STS and sigmoid the noise of Appendix A.2.
+        rectifier; for STS and sigmoid the noise of Appendix A.2; the concrete
+        unit's logistic noise.
     baseline : ndarray of shape (K,) or None
         Baseline of REINFORCE for each unit; None is zero.
     probe : ndarray of shape (K, B) or None
@@ -141,9 +163,11 @@ class Gater:
 
     Attributes
     ----------
-    unit : {"noisy_rectifier", "sts", "bernoulli", "rectifier", "sigmoid"}
+    unit : {"noisy_rectifier", "sts", "bernoulli", "rectifier", "sigmoid", \
+            "concrete", "hard_concrete"}
         ``sts`` is "smooth times stochastic" (Sec. 2.2).
-    estimator : {"pathwise", "straight_through", "reinforce", "local_expectation"}
+    estimator : {"pathwise", "straight_through", "reinforce", "local_expectation", \
+            "reinmax", "concrete_st"}
     penalty : {"kl", "l1", None}
         Eq. 14 or Eq. 15.
     density : float
@@ -157,8 +181,10 @@ class Gater:
         Scale of that distribution (the deviation, where it is Gaussian).
     noise_on : {"gate", "draw"}
         Where additive noise enters an STS unit: both halves, or only the draw.
+    temperature : float
+        Of the concrete and hard concrete units and of the estimator concrete_st.
     credit : {"all", "active", "probe"}
-        Straight-through: which gates learn, all or those that fired; or, with local
+        `CREDIT_CHOICE`: which gates learn, all or those that fired; or, with local
         expectation too, those that fired and a sample of the others.
     probe_rate : float in (0, 1]
         The chance that a gate which did not fire is in that sample.
@@ -174,6 +200,7 @@ class Gater:
     noise: str = "gaussian"
     noise_scale: float = 1.0
     noise_on: str = "gate"
+    temperature: float = 2 / 3
     credit: str = "all"
     probe_rate: float = 1.0
     sigmoid_derivative: bool = False
@@ -183,7 +210,7 @@ class Gater:
         _require(
             "estimator",
             self.estimator,
-            ("pathwise", "straight_through", "reinforce", "local_expectation"),
+            ("pathwise", "straight_through", *BERNOULLI_ESTIMATORS),
         )
         _require("penalty", self.penalty, ("kl", "l1", None))
         _require("noise", self.noise, ("gaussian", "logistic"))
@@ -191,18 +218,15 @@ class Gater:
         _require("credit", self.credit, ("all", "active", "probe"))
         if self.estimator == "pathwise" and self.unit == "bernoulli":
             raise ValueError("the Bernoulli unit has no pathwise derivative")
-        if (
-            self.estimator in ("reinforce", "local_expectation")
-            and self.unit != "bernoulli"
-        ):
-            raise ValueError("Theorem 1 holds for the Bernoulli unit only")
+        if self.estimator in BERNOULLI_ESTIMATORS and self.unit != "bernoulli":
+            raise ValueError(f"{self.estimator} is for the Bernoulli unit only")
         if self.noise_on == "draw" and self.unit != "sts":
             raise ValueError("noise_on='draw' needs a unit that draws: sts")
         probes = self.credit == "probe" and self.estimator == "local_expectation"
-        if self.estimator != "straight_through" and (
-            self.sigmoid_derivative or not (self.credit == "all" or probes)
-        ):
-            raise ValueError("credit and sigmoid_derivative are straight-through's")
+        if self.estimator not in CREDIT_CHOICE and self.credit != "all" and not probes:
+            raise ValueError(f"{self.estimator} has no choice of credit")
+        if self.estimator != "straight_through" and self.sigmoid_derivative:
+            raise ValueError("sigmoid_derivative is straight-through's")
 
 
 def _require(name, value, allowed):
@@ -242,7 +266,7 @@ class GateOutput:
     h : ndarray of shape (K, B)
         Output of the gates, never negative.
     active : bool ndarray of shape (K, B)
-        The gates that fired: h != 0. A sigmoid gate always fires.
+        The gates that fired: h != 0. A sigmoid or concrete gate always fires.
     derivative : ndarray of shape (K, B) or None
         Pathwise derivative dh/da with the noise held; None where the unit has
         none that is of use (Bernoulli).
@@ -250,6 +274,9 @@ class GateOutput:
         Probability that the gate fires, given a.
     probability_derivative : ndarray of shape (K, B)
         Derivative of `probability` with respect to a.
+    relaxed_derivative : ndarray of shape (K, B) or None
+        Derivative with respect to a, with the noise held, of the concrete sample
+        whose rounded value a Bernoulli gate is.
     """
 
     h: np.ndarray
@@ -257,6 +284,7 @@ class GateOutput:
     derivative: np.ndarray | None
     probability: np.ndarray
     probability_derivative: np.ndarray
+    relaxed_derivative: np.ndarray | None = None
 
 
 @dataclass
@@ -271,7 +299,7 @@ class LayerResult:
         Output of the bottleneck.
     a : ndarray of shape (K, B)
         Pre-activation. It contains the additive noise where that replaces a
-        (sigmoid, and STS with noise_on="gate"), and not elsewhere (noisy
+        (sigmoid, concrete, and STS with noise_on="gate"), not elsewhere (noisy
         rectifier, and STS with noise_on="draw").
     gate : GateOutput
     H : ndarray of shape (E, B)
@@ -431,14 +459,18 @@ def smooth_times_stochastic(a, a_fire, uniform):
     )
 
 
-def bernoulli(a, uniform):
+def bernoulli(a, uniform, temperature):
     """Stochastic binary neuron: h = 1[uniform < p], p = sigm(a).
 
-    Eq. 3 prints 1[z > sigm(a)], which fires with 1 - p; Theorem 1 needs p.
+    Eq. 3 prints 1[z > sigm(a)], which fires with 1 - p; Theorem 1 needs p. The same
+    gate is 1[s > 1/2], s the concrete sample sigm((a + l) / T) with the logistic
+    noise l = log((1 - uniform) / uniform).
 
     Parameters
     ----------
     a, uniform : ndarray of shape (K, B)
+    temperature : float
+        T.
 
     Returns
     -------
@@ -446,7 +478,8 @@ def bernoulli(a, uniform):
     """
     p = expit(a)
     fired = uniform < p
-    return GateOutput(fired.astype(float), fired, None, p, sigmoid_slope(a))
+    slope = sigmoid_slope((a - logit(uniform)) / temperature) / temperature
+    return GateOutput(fired.astype(float), fired, None, p, sigmoid_slope(a), slope)
 
 
 def sigmoid(a):
@@ -463,6 +496,55 @@ def sigmoid(a):
     always = np.ones_like(a)
     return GateOutput(
         expit(a), always.astype(bool), sigmoid_slope(a), always, np.zeros_like(a)
+    )
+
+
+def concrete(a, temperature):
+    """Binary concrete (Maddison et al. 2017; Jang et al. 2017): h = sigm(a / T).
+
+    The logistic noise is in a. It always fires.
+
+    Parameters
+    ----------
+    a : ndarray of shape (K, B)
+    temperature : float
+        T.
+
+    Returns
+    -------
+    GateOutput
+    """
+    gate = sigmoid(a / temperature)
+    return replace(gate, derivative=gate.derivative / temperature)
+
+
+def hard_concrete(a, uniform, temperature):
+    """Hard concrete (Louizos et al. 2018), with l = log((1 - uniform) / uniform).
+
+    s = sigm((a + l) / T), h = min(1, max(0, s (zeta - gamma) + gamma)), so that
+    dh/da = (zeta - gamma) s (1 - s) / T where h is neither 0 nor 1. It fires with
+    probability sigm(a - T log(-gamma / zeta)).
+
+    Parameters
+    ----------
+    a, uniform : ndarray of shape (K, B)
+    temperature : float
+        T.
+
+    Returns
+    -------
+    GateOutput
+    """
+    x = (a - logit(uniform)) / temperature
+    h = np.clip(expit(x) * (HIGH - LOW) + LOW, 0.0, 1.0)
+    slope = (HIGH - LOW) * sigmoid_slope(x) / temperature
+    shifted = a - temperature * np.log(-LOW / HIGH)
+    return GateOutput(
+        h=h,
+        active=h > 0,
+        derivative=np.where((h > 0) & (h < 1), slope, 0.0),
+        probability=expit(shifted),
+        probability_derivative=sigmoid_slope(shifted),
     )
 
 
@@ -490,11 +572,15 @@ def apply_unit(clean_a, noise, gater):
     if gater.unit == "rectifier":
         return clean_a, rectifier(clean_a)
     if gater.unit == "bernoulli":
-        return clean_a, bernoulli(clean_a, noise.uniform)
+        return clean_a, bernoulli(clean_a, noise.uniform, gater.temperature)
+    if gater.unit == "hard_concrete":
+        return clean_a, hard_concrete(clean_a, noise.uniform, gater.temperature)
 
     noisy_a = clean_a if noise.additive is None else clean_a + noise.additive
     if gater.unit == "sigmoid":
         return noisy_a, sigmoid(noisy_a)
+    if gater.unit == "concrete":
+        return noisy_a, concrete(noisy_a, gater.temperature)
     a = clean_a if gater.noise_on == "draw" else noisy_a
     return a, smooth_times_stochastic(a, noisy_a, noise.uniform)
 
@@ -594,10 +680,12 @@ def estimate_da(layer, dh, row_loss, baseline, gater):
     """Gradient estimate of the mean loss with respect to a (without penalty).
 
     - pathwise: dh dh/da;
-    - straight-through (Eq. 13): dh, or dh p (1 - p) with p = sigm(a); with credit
-      "active" only where the gate fired, 0 elsewhere;
+    - straight-through (Eq. 13): dh, or dh p (1 - p) with p = sigm(a);
+    - ReinMax (Liu et al. 2023): dh (2 q (1 - q) - p (1 - p) / 2), q = (h + p) / 2;
+    - straight-through Gumbel-sigmoid (Jang et al. 2017): dh ds/da, s the concrete
+      sample; all three with credit "active" only where the gate fired, 0 elsewhere;
     - local expectation: dh p (1 - p), where dh is L(h = 1) - L(h = 0);
-    - both with credit "probe" as with "all", dh times `probe_weights`;
+    - these with credit "probe" as with "all", dh times `probe_weights`;
     - REINFORCE (Theorem 1, Corollary 1): (h - p) (L_b - baseline_k) / B, where
       L_b is the cross-entropy of the row alone, and 1 / B is there because the
       criterion is the mean over rows.
@@ -619,8 +707,8 @@ def estimate_da(layer, dh, row_loss, baseline, gater):
     gate = layer.gate
     if gater.estimator == "pathwise":
         return dh * gate.derivative
-    if gater.estimator == "straight_through":
-        da = dh * sigmoid_slope(layer.a) if gater.sigmoid_derivative else dh
+    if gater.estimator in CREDIT_CHOICE:
+        da = dh * through_the_gate(layer, gater)
         return np.where(gate.active, da, 0.0) if gater.credit == "active" else da
     if gater.estimator == "local_expectation":
         return dh * sigmoid_slope(layer.a)
@@ -628,6 +716,17 @@ def estimate_da(layer, dh, row_loss, baseline, gater):
         baseline = np.zeros(len(gate.h))
     centred_loss = row_loss[None, :] - baseline[:, None]
     return (gate.h - gate.probability) * centred_loss / len(row_loss)
+
+
+def through_the_gate(layer, gater):
+    """What an estimator of `CREDIT_CHOICE` multiplies dh with, (K, B) or a number."""
+    if gater.estimator == "concrete_st":
+        return layer.gate.relaxed_derivative
+    if gater.estimator == "reinmax":
+        p = layer.gate.probability
+        middle = (layer.gate.h + p) / 2
+        return 2 * middle * (1 - middle) - p * (1 - p) / 2
+    return sigmoid_slope(layer.a) if gater.sigmoid_derivative else 1.0
 
 
 # ---------------------------------------------------------------------------
@@ -876,11 +975,14 @@ def gate_value(a, value, gater):
     """Value of an active gate at prediction.
 
     - "mean": E[h | a]. Noisy rectifier with scale s: a Phi(a/s) + s phi(a/s) for
-      Gaussian noise, s softplus(a/s) for logistic noise; STS: p = sigm(a);
+      Gaussian noise, s softplus(a/s) for logistic noise; STS: p = sigm(a); hard
+      concrete: see `hard_concrete_mean`;
     - "root": sqrt(p) (STS), the value that its gate has when it fires;
     - "rectified": max(0, a) (both rectifiers);
     - "one": 1 (Bernoulli);
-    - "probability": p (sigmoid).
+    - "probability": p (sigmoid, concrete);
+    - "clamped": p stretched and clamped, min(1, max(0, p (zeta - gamma) + gamma))
+      (hard concrete).
 
     Parameters
     ----------
@@ -899,12 +1001,38 @@ def gate_value(a, value, gater):
         return np.ones_like(a)
     if value == "root":
         return np.sqrt(expit(a))
+    if value == "clamped":
+        return np.clip(expit(a) * (HIGH - LOW) + LOW, 0.0, 1.0)
     if value == "probability" or gater.unit == "sts":
         return expit(a)
+    if gater.unit == "hard_concrete":
+        return hard_concrete_mean(a, gater.temperature)
     scale = gater.noise_scale
     if gater.noise == "gaussian":
         return a * ndtr(a / scale) + scale * normal_density(a / scale)
     return scale * np.logaddexp(0.0, a / scale)
+
+
+def hard_concrete_mean(a, temperature, n_points=60):
+    """E[h | a] of a hard concrete gate, the integral of P(h > t) over [0, 1].
+
+    P(h > t) = sigm(a - T logit(v)) with v = (t - gamma) / (zeta - gamma). Gauss's rule
+    with 60 points is exact to 1e-12 for temperatures up to 2.
+
+    Parameters
+    ----------
+    a : ndarray
+    temperature : float
+        T.
+
+    Returns
+    -------
+    ndarray
+        Shaped like a.
+    """
+    points, weights = np.polynomial.legendre.leggauss(n_points)
+    v = ((points + 1) / 2 - LOW) / (HIGH - LOW)
+    return expit(np.asarray(a)[..., None] - temperature * logit(v)) @ (weights / 2)
 
 
 def predict_proba(params, X, gaters, thresholds, values, noise_means):

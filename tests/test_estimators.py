@@ -3,6 +3,7 @@
 import numpy as np
 import oracle
 import pytest
+from scipy.special import logit
 
 from stochnet import gaters
 from stochnet._kernels import gate
@@ -21,13 +22,14 @@ def is_defined(unit, estimator):
 
 def cases():
     for estimator, facts in ESTIMATORS.items():
-        choices = [{}]
-        if facts["credit_choice"]:
-            choices = [
-                {"credit": credit, "sigmoid_derivative": derivative}
-                for credit in ("all", "active")
-                for derivative in (False, True)
-            ]
+        derivatives = (False, True) if estimator == "straight_through" else (False,)
+        temperatures = (0.5, 1.3) if facts["default_temperature"] else (1.0,)
+        choices = [
+            {"credit": credit, "sigmoid_derivative": derivative, "temperature": t}
+            for credit in (("all", "active") if facts["credit_choice"] else ("all",))
+            for derivative in derivatives
+            for t in temperatures
+        ]
         for unit in gate.units():
             if is_defined(unit, estimator):
                 for options in choices:
@@ -44,7 +46,7 @@ def random_layer(rng, gater, n):
     a = single(rng.normal(-0.5, 2, (1, n)))
     needs = oracle.REQUIRED_NOISE[gater.unit]
     noise = oracle.LayerNoise(
-        uniform=rng.uniform(size=a.shape) if "uniform" in needs else None,
+        uniform=single(rng.uniform(size=a.shape)) if "uniform" in needs else None,
         additive=rng.normal(size=a.shape) if "additive" in needs else None,
     )
     output = oracle.apply_unit(a, noise, gater)[1]
@@ -52,7 +54,8 @@ def random_layer(rng, gater, n):
     if output.derivative is not None:
         output.derivative = single(output.derivative)
     dh, loss = single(rng.normal(size=(1, n))), single(rng.exponential(2.0, n))
-    return oracle.LayerResult(None, None, a, output, None, None), dh, loss
+    layer = oracle.LayerResult(None, None, a, output, None, None)
+    return layer, noise.uniform, dh, loss
 
 
 def test_table_is_that_of_the_package():
@@ -75,7 +78,7 @@ def test_every_estimator_is_compared_with_the_oracle():
 @pytest.mark.parametrize(("unit", "estimator", "options"), list(cases()))
 def test_against_the_oracle(unit, estimator, options, n, baseline):
     gater = oracle.Gater(unit, estimator, **options)
-    layer, dh, loss = random_layer(np.random.default_rng(n), gater, n)
+    layer, z, dh, loss = random_layer(np.random.default_rng(n), gater, n)
     expected = oracle.estimate_da(layer, dh, loss, np.array([baseline]), gater)[0]
 
     # credit is given by the caller: dl_dh is zero where none reaches
@@ -88,7 +91,9 @@ def test_against_the_oracle(unit, estimator, options, n, baseline):
         known,
         loss,
         dh_da=None if slope is None else slope[0],
+        z=None if z is None else z[0],
         baseline=baseline,
+        temperature=gater.temperature,
         sigmoid_derivative=gater.sigmoid_derivative,
     )
     assert da.dtype == np.float32
@@ -97,6 +102,10 @@ def test_against_the_oracle(unit, estimator, options, n, baseline):
     rounding = 1e-6 * np.abs(expected)
     if ESTIMATORS[estimator]["credit"] == "loss":
         rounding += 6e-7 * np.abs(loss - baseline) / n
+    if ESTIMATORS[estimator]["needs_z"]:
+        # the rounding of a + l, and log's error of 3e-7, which exp makes relative
+        size = (np.abs(layer.a[0]) + np.abs(logit(z[0]))) / gater.temperature
+        rounding += 5e-7 * size * np.abs(expected)
     assert np.all(np.abs(da - expected) <= rounding)
     assert np.any(expected) or n < 16
 

@@ -164,8 +164,8 @@ def test_step_of_a_random_shape(seed):
         experts_per_gate=tuple(experts_per_gate.tolist()),
     )
     for name in GATERS:
-        network, X, y = make_problem(make(name), shape, step=seed)
-        check_step(network, X, y, step=seed)
+        network, X, y = make_problem(make(name), shape, step=seed + 1)
+        check_step(network, X, y, step=seed + 1)
 
 
 # Inputs, hidden units, units and rows all need several of the engine's panels of 256,

@@ -78,6 +78,9 @@ def random_problem(gaters, with_additive=False, seed=SEED):
     rng = np.random.default_rng(seed)
     n_gates = N_GATES[: len(gaters)]
     params = random_parameters(rng, N_INPUTS, n_gates)
+    for layer, gater in zip(params.layers, gaters, strict=True):
+        if gater.unit == "hard_concrete":  # or nearly all would fire
+            layer.gate_bias -= gater.temperature * math.log(11)
     X = rng.normal(size=(N_ROWS, N_INPUTS))
     y = rng.integers(N_CLASSES, size=N_ROWS)
     noises = [
@@ -141,14 +144,14 @@ def criterion_with_fixed_gates(X, y, gaters, noises, base):
 def assert_gates_are_mixed(result, gaters):
     """Both fired and silent gates occur, or the comparison shows little."""
     for layer, gater in zip(result.layers, gaters, strict=True):
-        if gater.unit != "sigmoid":
+        if gater.unit not in oracle.DENSE:
             assert 0.1 < layer.active.mean() < 0.9
 
 
 def assert_not_clipped(result, gaters):
     """No KL penalty is flat because its q is clipped, where q can move."""
     for layer, gater in zip(result.layers, gaters, strict=True):
-        if gater.penalty == "kl" and gater.unit not in ("sigmoid", "rectifier"):
+        if gater.penalty == "kl" and gater.unit not in (*oracle.DENSE, "rectifier"):
             q = layer.probability.mean(axis=1)
             assert np.all((q > 0.01) & (q < 0.99))
 
@@ -173,6 +176,14 @@ BERNOULLI = Gater("bernoulli", "straight_through", "kl", penalty_weight=0.2)
 BERNOULLI_L1 = Gater("bernoulli", "straight_through", "l1", penalty_weight=0.2)
 RECTIFIER = Gater("rectifier", "pathwise", "l1", penalty_weight=0.3)
 SIGMOID = Gater("sigmoid", "pathwise")
+REINMAX = Gater("bernoulli", "reinmax", "kl", penalty_weight=0.2)
+CONCRETE = Gater("concrete", "pathwise", temperature=0.6)
+CONCRETE_ST = Gater(
+    "bernoulli", "concrete_st", "kl", penalty_weight=0.2, temperature=0.6
+)
+HARD_CONCRETE = Gater(
+    "hard_concrete", "pathwise", "kl", penalty_weight=0.2, temperature=0.6
+)
 
 
 def sigmoid_by_hand(a):
@@ -197,6 +208,13 @@ def unit_by_hand(gater, a, uniform, additive):
         return (1.0 if uniform < p else 0.0), p
     if gater.unit == "sigmoid":
         return sigmoid_by_hand(a + additive), 1.0
+    if gater.unit == "concrete":
+        return sigmoid_by_hand((a + additive) / gater.temperature), 1.0
+    if gater.unit == "hard_concrete":
+        noise = math.log((1 - uniform) / uniform)
+        s = sigmoid_by_hand((a + noise) / gater.temperature)
+        chance = sigmoid_by_hand(a - gater.temperature * math.log(0.1 / 1.1))
+        return min(1.0, max(0.0, s * (1.1 - -0.1) - 0.1)), chance
     chance = math.sqrt(sigmoid_by_hand(a + additive))
     smooth = sigmoid_by_hand(a if gater.noise_on == "draw" else a + additive)
     return (math.sqrt(smooth) if uniform < chance else 0.0), chance
@@ -261,6 +279,10 @@ def forward_by_hand(params, X, y, gaters, noises):
         (RECTIFIER, False),
         (SIGMOID, False),
         (SIGMOID, True),
+        (REINMAX, False),
+        (CONCRETE, True),
+        (CONCRETE_ST, False),
+        (HARD_CONCRETE, False),
     ],
 )
 def test_forward_equals_scalar_loops(gater, with_additive, n_layers):
@@ -274,14 +296,20 @@ def test_forward_equals_scalar_loops(gater, with_additive, n_layers):
     assert result.loss == pytest.approx(result.row_loss.mean(), rel=1e-14)
     assert (criterion > loss + 1e-3) == (gater.penalty is not None)
     for layer in result.layers:
-        always = gater.unit == "sigmoid"
+        always = gater.unit in oracle.DENSE
         np.testing.assert_array_equal(layer.active, always | (layer.h != 0))
 
 
 @pytest.mark.parametrize(
     ("gater", "replaces"),
-    [(NOISY_GAUSSIAN, False), (STS_GATE, True), (STS_DRAW, False), (SIGMOID, True)],
-    ids=["noisy rectifier", "sts gate", "sts draw", "sigmoid"],
+    [
+        (NOISY_GAUSSIAN, False),
+        (STS_GATE, True),
+        (STS_DRAW, False),
+        (SIGMOID, True),
+        (CONCRETE, True),
+    ],
+    ids=["noisy rectifier", "sts gate", "sts draw", "sigmoid", "concrete"],
 )
 def test_a_contains_the_noise_where_it_replaces_a(gater, replaces):
     """`LayerResult.a` is what the unit, or its smooth half, was applied to."""
@@ -354,6 +382,10 @@ def test_cross_entropy_does_not_overflow():
         {"unit": "bernoulli", "estimator": "reinforce", "sigmoid_derivative": True},
         {"unit": "bernoulli", "estimator": "reinforce", "credit": "probe"},
         {"unit": "bernoulli", "estimator": "local_expectation", "credit": "active"},
+        {"unit": "bernoulli", "estimator": "reinmax", "sigmoid_derivative": True},
+        {"unit": "sts", "estimator": "reinmax"},
+        {"unit": "hard_concrete", "estimator": "concrete_st"},
+        {"unit": "concrete", "estimator": "pathwise", "credit": "active"},
     ],
 )
 def test_gater_refuses_what_has_no_meaning(arguments):
@@ -371,6 +403,8 @@ def test_gater_refuses_what_has_no_meaning(arguments):
         (BERNOULLI, {"uniform", "additive"}, "ignore"),
         (BERNOULLI, {"uniform", "baseline"}, "ignore"),
         (STS_GATE, {"additive"}, "needs"),
+        (HARD_CONCRETE, {"uniform", "additive"}, "ignore"),
+        (CONCRETE, {"uniform"}, "ignore"),
     ],
 )
 def test_noise_that_would_be_ignored_is_refused(gater, noise, message):
@@ -414,6 +448,14 @@ def pathwise_cases():
             yield pytest.param(gater, False, id=f"{unit}-{chosen}")
         noisy = Gater("sigmoid", "pathwise", chosen, penalty_weight=0.3)
         yield pytest.param(noisy, True, id=f"sigmoid with noise-{chosen}")
+        for unit, temperature in itertools.product(
+            ("concrete", "hard_concrete"), (0.5, 1.2)
+        ):
+            gater = Gater(
+                unit, "pathwise", chosen, penalty_weight=0.3, temperature=temperature
+            )
+            name = f"{unit} at {temperature}-{chosen}"
+            yield pytest.param(gater, unit == "concrete", id=name)
         for noise_on, with_additive in (
             ("gate", False),
             ("draw", False),
@@ -474,11 +516,29 @@ def test_clipped_unit_has_a_constant_penalty_and_is_still_pulled_back():
 # ---------------------------------------------------------------------------
 
 
-def relaxed_criterion(X, y, gaters, noises, base):
-    """Criterion in which h moves with a as straight-through pretends.
+def pretended_move(gater, a, layer, noise):
+    """How far a gate's value moves with a, as its estimator pretends.
 
-    h = h_sampled + (a - a_0), or h_sampled + sigm(a) - sigm(a_0) for the variant
-    with the derivative; with credit "active" only for the gates that fired.
+    a - a_0, or sigm(a) - sigm(a_0) for the variant with the derivative; s(a) - s(a_0)
+    with the concrete sample s; ReinMax's factor at a_0 times a - a_0.
+    """
+    if gater.estimator == "concrete_st":
+        logistic = np.log((1 - noise.uniform) / noise.uniform)
+        samples = [expit((v + logistic) / gater.temperature) for v in (a, layer.a)]
+        return samples[0] - samples[1]
+    if gater.estimator == "reinmax":
+        p = expit(layer.a)
+        middle = (layer.h + p) / 2
+        return (2 * middle * (1 - middle) - p * (1 - p) / 2) * (a - layer.a)
+    if gater.sigmoid_derivative:
+        return expit(a) - expit(layer.a)
+    return a - layer.a
+
+
+def relaxed_criterion(X, y, gaters, noises, base):
+    """Criterion in which h moves with a as the estimator pretends.
+
+    With credit "active" only the gates that fired move.
     """
 
     def function(params):
@@ -490,10 +550,7 @@ def relaxed_criterion(X, y, gaters, noises, base):
             a, gate = oracle.apply_unit(clean_a, noise, gater)
             np.testing.assert_array_equal(gate.active, layer.active)
             total_penalty += oracle.penalty(gate, gater)
-            if gater.sigmoid_derivative:
-                moved = expit(a) - expit(layer.a)
-            else:
-                moved = a - layer.a
+            moved = pretended_move(gater, a, layer, noise)
             if gater.credit == "active":
                 moved = moved * layer.active
             if gater.credit == "probe":
@@ -538,6 +595,11 @@ def straight_through_cases():
         variant = "derivative" if derivative else "identity"
         name = f"{unit} {noise_on}-{variant}-{credit}-{chosen}"
         yield pytest.param(gater, with_additive, id=name)
+    for estimator, credit, chosen in itertools.product(
+        ("reinmax", "concrete_st"), ("all", "active"), (None, "kl", "l1")
+    ):
+        gater = Gater("bernoulli", estimator, chosen, penalty_weight=0.3, credit=credit)
+        yield pytest.param(gater, False, id=f"{estimator}-{credit}-{chosen}")
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 3])
@@ -803,6 +865,24 @@ def test_mean_of_the_noisy_rectifier_is_the_integral(gater, density, a):
     np.testing.assert_allclose(value, [[expected]], rtol=1e-9)
 
 
+@pytest.mark.parametrize("temperature", [0.3, 2 / 3, 2.0])
+@pytest.mark.parametrize("a", [-6.0, -2.0, -0.3, 0.0, 1.5, 4.0])
+def test_mean_of_a_hard_concrete_gate_is_the_integral(a, temperature):
+    """E[min(1, max(0, stretched s))] over the logistic noise, by quadrature."""
+    gater = Gater("hard_concrete", "pathwise", temperature=temperature)
+
+    def integrand(noise):
+        s = expit((a + noise) / temperature)
+        return min(1.0, max(0.0, 1.2 * s - 0.1)) * stats.logistic.pdf(noise)
+
+    edges = [-a - temperature * math.log(11), -a + temperature * math.log(11)]
+    expected, _ = integrate.quad(
+        integrand, -40.0, 40.0, points=[*edges, 0.0], epsabs=1e-13, limit=200
+    )
+    value = oracle.gate_value(np.array([[a]]), "mean", gater)
+    np.testing.assert_allclose(value, [[expected]], rtol=1e-9)
+
+
 @pytest.mark.parametrize("n_layers", [1, 2])
 @pytest.mark.parametrize(
     ("gater", "value", "noise_mean"),
@@ -813,6 +893,7 @@ def test_mean_of_the_noisy_rectifier_is_the_integral(gater, density, a):
         (Gater("sts", "pathwise", noise_on="draw"), "root", -0.4),
         (Gater("bernoulli", "reinforce"), "one", 0.0),
         (Gater("sigmoid", "pathwise"), "probability", -0.4),
+        (Gater("concrete", "pathwise", temperature=1.0), "probability", -0.4),
     ],
 )
 def test_prediction_equals_training_with_the_same_gates(
@@ -827,7 +908,7 @@ def test_prediction_equals_training_with_the_same_gates(
     params, X, y, _, _ = random_problem(gaters, gater.unit == "noisy_rectifier")
     if "rectifier" in gater.unit:
         thresholds = [0.0, 0.0]
-    elif gater.unit == "sigmoid":
+    elif gater.unit in oracle.DENSE:
         thresholds = [-np.inf, -np.inf]
     else:
         thresholds = [0.3, -0.2]
@@ -843,7 +924,7 @@ def test_prediction_equals_training_with_the_same_gates(
         )
         noises.append(noise)
         result = oracle.forward_layer(layer, x, noise, gater)
-        if gater.unit != "sigmoid":
+        if gater.unit not in oracle.DENSE:
             assert 0.1 < active.mean() < 0.9
             np.testing.assert_array_equal(result.active, active)
         x = result.y
@@ -865,8 +946,13 @@ def test_prediction_equals_training_with_the_same_gates(
         (STS_GATE, "mean", lambda a, score: expit(score)),
         (STS_DRAW, "mean", lambda a, score: expit(a)),
         (NOISY_LOGISTIC, "mean", lambda a, score: 0.7 * np.log1p(np.exp(score / 0.7))),
+        (
+            HARD_CONCRETE,
+            "clamped",
+            lambda a, score: np.minimum(1, np.maximum(0, 1.2 * expit(score) - 0.1)),
+        ),
     ],
-    ids=["sts gate", "sts draw", "noisy rectifier"],
+    ids=["sts gate", "sts draw", "noisy rectifier", "hard concrete"],
 )
 def test_prediction_with_the_mean_value(gater, value, by_hand):
     """Score, strict threshold and value of one layer, by hand."""

@@ -17,9 +17,9 @@ static void bernoulli_value(float *restrict h, int32_t choice, const sn_unit_row
 }
 
 static double bernoulli_initial_bias(double density, double spread,
-                                     const sn_noise *noise)
+                                     const sn_noise *noise, double temperature)
 {
-    (void)spread, (void)noise;
+    (void)spread, (void)noise, (void)temperature;
     return logit(density);
 }
 
@@ -31,6 +31,6 @@ static const sn_unit bernoulli = {
     .probability_derivative = sigmoid_slope,
     .values = {"one"},
     .value = bernoulli_value,
-    .positive_only = never_positive_only,
+    .positive_above = positive_everywhere,
     .initial_bias = bernoulli_initial_bias,
 };

@@ -55,15 +55,15 @@ static void noisy_rectifier_value(float *restrict h, int32_t choice,
         }
 }
 
-static int32_t noisy_rectifier_positive_only(int32_t choice)
+static float noisy_rectifier_positive_above(int32_t choice)
 {
-    return choice == 1;
+    return choice == 1 ? 0.0f : -INFINITY;
 }
 
 static double noisy_rectifier_initial_bias(double density, double spread,
-                                           const sn_noise *noise)
+                                           const sn_noise *noise, double temperature)
 {
-    (void)spread;
+    (void)spread, (void)temperature;
     return noise->scale * (noise->additive == SN_LOGISTIC ? logit(density)
                                                           : normal_quantile(density));
 }
@@ -77,6 +77,6 @@ static const sn_unit noisy_rectifier = {
     .probability_derivative = noisy_rectifier_probability_derivative,
     .values = {"mean", "rectified"},
     .value = noisy_rectifier_value,
-    .positive_only = noisy_rectifier_positive_only,
+    .positive_above = noisy_rectifier_positive_above,
     .initial_bias = noisy_rectifier_initial_bias,
 };

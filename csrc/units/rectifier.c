@@ -12,16 +12,16 @@ static void rectifier_probability(float *restrict p, const sn_unit_row *row)
         p[b] = row->a[b] > 0.0f ? 1.0f : 0.0f;
 }
 
-static int32_t rectifier_positive_only(int32_t choice)
+static float rectifier_positive_above(int32_t choice)
 {
     (void)choice;
-    return 1;
+    return 0.0f;
 }
 
 static double rectifier_initial_bias(double density, double spread,
-                                     const sn_noise *noise)
+                                     const sn_noise *noise, double temperature)
 {
-    (void)noise;
+    (void)noise, (void)temperature;
     return spread * normal_quantile(density);
 }
 
@@ -33,6 +33,6 @@ static const sn_unit rectifier = {
     .probability = rectifier_probability,
     .values = {"rectified"},
     .value = rectifier_value,
-    .positive_only = rectifier_positive_only,
+    .positive_above = rectifier_positive_above,
     .initial_bias = rectifier_initial_bias,
 };

@@ -41,9 +41,10 @@ static void sts_value(float *restrict h, int32_t choice, const sn_unit_row *row)
     }
 }
 
-static double sts_initial_bias(double density, double spread, const sn_noise *noise)
+static double sts_initial_bias(double density, double spread, const sn_noise *noise,
+                               double temperature)
 {
-    (void)spread, (void)noise;
+    (void)spread, (void)noise, (void)temperature;
     return logit(density * density);
 }
 
@@ -57,6 +58,6 @@ static const sn_unit sts = {
     .probability_derivative = sts_probability_derivative,
     .values = {"mean", "root"},
     .value = sts_value,
-    .positive_only = never_positive_only,
+    .positive_above = positive_everywhere,
     .initial_bias = sts_initial_bias,
 };

@@ -37,10 +37,30 @@ static void sigmoid_slope(float *restrict dp, const float *restrict p,
         dp[b] = p[b] * sn_sigmoid(-row->a[b]);
 }
 
-static int32_t never_positive_only(int32_t choice)
+/* Of units that always fire. */
+static void certain_probability(float *restrict p, const sn_unit_row *row)
+{
+    for (int64_t b = 0; b < row->n; b++)
+        p[b] = 1.0f;
+}
+
+static void sigmoid_value(float *restrict h, int32_t choice, const sn_unit_row *row)
 {
     (void)choice;
-    return 0;
+    sigmoid_of_a(h, row);
+}
+
+static float positive_everywhere(int32_t choice)
+{
+    (void)choice;
+    return -INFINITY;
+}
+
+static double zero_initial_bias(double density, double spread, const sn_noise *noise,
+                                double temperature)
+{
+    (void)density, (void)spread, (void)noise, (void)temperature;
+    return 0.0;
 }
 
 static inline double logit(double p)

@@ -50,12 +50,14 @@ cdef extern from "stochnet.h":
         const float *z
         const float *p
         const sn_noise *noise
+        float temperature
 
     ctypedef struct sn_unit:
         const char *name
         int32_t z
         int32_t gate_noise
         int32_t always_fires
+        float default_temperature
         void (*forward)(float *, const sn_unit_row *) noexcept nogil
         void (*derivative)(float *, const float *, const sn_unit_row *) noexcept nogil
         void (*probability)(float *, const sn_unit_row *) noexcept nogil
@@ -63,8 +65,9 @@ cdef extern from "stochnet.h":
             float *, const float *, const sn_unit_row *) noexcept nogil
         const char *values[3]
         void (*value)(float *, int32_t, const sn_unit_row *) noexcept nogil
-        int32_t (*positive_only)(int32_t) noexcept nogil
-        double (*initial_bias)(double, double, const sn_noise *) noexcept nogil
+        float (*positive_above)(int32_t) noexcept nogil
+        double (*initial_bias)(
+            double, double, const sn_noise *, double) noexcept nogil
 
     ctypedef struct sn_estimator_row:
         int64_t n
@@ -74,7 +77,9 @@ cdef extern from "stochnet.h":
         const float *dh_da
         const float *dl_dh
         const float *loss
+        const float *z
         float baseline
+        float temperature
         int32_t sigmoid_derivative
 
     ctypedef struct sn_estimator:
@@ -84,6 +89,8 @@ cdef extern from "stochnet.h":
         int32_t credit_probe
         int32_t needs_derivative
         int32_t needs_difference
+        int32_t needs_z
+        float default_temperature
         void (*gradient)(float *, const sn_estimator_row *) noexcept nogil
 
     ctypedef struct sn_penalty_row:
@@ -145,6 +152,7 @@ cdef extern from "stochnet.h":
         int32_t sigmoid_derivative
         float probe_rate
         sn_noise noise
+        float temperature
         float density
         float averages_decay
         float firing_rate_step

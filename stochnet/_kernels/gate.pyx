@@ -1,7 +1,7 @@
 """Units, estimators and penalties, one unit's row at a time (csrc/gate.c).
 
 Rows are one-dimensional, one element for each example of the mini-batch. `noise` is a
-`stochnet.gaters.Noise`.
+`stochnet.gaters.Noise`; `temperature` is read by units and estimators that have one.
 """
 import numpy as np
 
@@ -30,19 +30,18 @@ def units():
     facts = {}
     for i in range(engine.n_units):
         unit = engine.units[i]
+        values = [v.decode() for v in unit.values[:3] if v != NULL]
         facts[unit.name.decode()] = {
             "index": i,
             "z": _Z_NAMES[unit.z],
             "gate_noise": bool(unit.gate_noise),
             "always_fires": bool(unit.always_fires),
+            "default_temperature": unit.default_temperature or None,
             "has_derivative": unit.derivative != NULL,
             "smooth_probability": unit.probability_derivative != NULL,
-            "values": [v.decode() for v in unit.values[:3] if v != NULL],
+            "values": values,
+            "positive_above": [unit.positive_above(v) for v in range(len(values))],
         }
-        facts[unit.name.decode()]["positive_only"] = [
-            bool(unit.positive_only(v))
-            for v in range(len(facts[unit.name.decode()]["values"]))
-        ]
     return facts
 
 
@@ -59,6 +58,8 @@ def estimators():
             "credit_probe": bool(estimator.credit_probe),
             "needs_derivative": bool(estimator.needs_derivative),
             "needs_difference": bool(estimator.needs_difference),
+            "needs_z": bool(estimator.needs_z),
+            "default_temperature": estimator.default_temperature or None,
         }
     return facts
 
@@ -91,7 +92,7 @@ cdef class _Row:
     cdef list keep
     cdef Py_ssize_t n_rows
 
-    def __init__(self, noise, a, a_draw=None, z=None):
+    def __init__(self, noise, a, a_draw=None, z=None, temperature=1.0):
         a = padded_rows(a)
         a_draw = a if a_draw is None else padded_rows(a_draw)
         z = a if z is None else padded_rows(z)
@@ -102,15 +103,16 @@ cdef class _Row:
         self.row.a_draw = const_floats(a_draw, a.shape[0])
         self.row.z = self.row.p = const_floats(z, a.shape[0])
         self.row.noise = &self.noise
+        self.row.temperature = temperature
 
     def empty(self):
         return np.zeros(self.row.n, dtype=np.float32)
 
 
-def unit_forward(name, noise, a, z=None, a_draw=None):
+def unit_forward(name, noise, a, z=None, a_draw=None, temperature=1.0):
     """h = f(a, z) (Eq. 1); `a_draw` decides the draw where it differs from a."""
     cdef const sn_unit *unit = _unit(name)
-    cdef _Row row = _Row(noise, a, a_draw, z)
+    cdef _Row row = _Row(noise, a, a_draw, z, temperature)
     h, p = row.empty(), row.empty()
     unit.probability(floats(p, row.row.n), &row.row)
     row.row.p = const_floats(p, row.row.n)
@@ -118,10 +120,10 @@ def unit_forward(name, noise, a, z=None, a_draw=None):
     return h[:len(a)]
 
 
-def unit_derivative(name, noise, a, h, a_draw=None):
+def unit_derivative(name, noise, a, h, a_draw=None, temperature=1.0):
     """dh/da for fixed noise, or None where the unit has none."""
     cdef const sn_unit *unit = _unit(name)
-    cdef _Row row = _Row(noise, a, a_draw)
+    cdef _Row row = _Row(noise, a, a_draw, None, temperature)
     if unit.derivative == NULL:
         return None
     out, h = row.empty(), padded_rows(h)
@@ -129,10 +131,10 @@ def unit_derivative(name, noise, a, h, a_draw=None):
     return out[:len(a)]
 
 
-def unit_probability(name, noise, a, a_draw=None):
+def unit_probability(name, noise, a, a_draw=None, temperature=1.0):
     """P(h != 0 | a) and its derivative, None where it is not smooth."""
     cdef const sn_unit *unit = _unit(name)
-    cdef _Row row = _Row(noise, a, a_draw)
+    cdef _Row row = _Row(noise, a, a_draw, None, temperature)
     p, slope = row.empty(), None
     unit.probability(floats(p, row.row.n), &row.row)
     if unit.probability_derivative != NULL:
@@ -144,23 +146,24 @@ def unit_probability(name, noise, a, a_draw=None):
     return p[:len(a)], slope
 
 
-def unit_value(name, noise, a, value):
+def unit_value(name, noise, a, value, temperature=1.0):
     """Deterministic value of a gate that fires; `value` is one of the unit's names."""
     cdef const sn_unit *unit = _unit(name)
-    cdef _Row row = _Row(noise, a)
+    cdef _Row row = _Row(noise, a, None, None, temperature)
     h = row.empty()
     unit.value(floats(h, row.row.n), units()[name]["values"].index(value), &row.row)
     return h[:len(a)]
 
 
-def initial_bias(name, noise, density, spread):
+def initial_bias(name, noise, density, spread, temperature=1.0):
     """Gate bias at which the unit fires with probability `density`."""
     cdef sn_noise c_noise = noise_of(noise)
-    return _unit(name).initial_bias(density, spread, &c_noise)
+    return _unit(name).initial_bias(density, spread, &c_noise, temperature)
 
 
 def estimator_gradient(
-    name, a, h, dl_dh, loss, *, dh_da=None, baseline=0.0, sigmoid_derivative=False
+    name, a, h, dl_dh, loss, *, dh_da=None, z=None, baseline=0.0, temperature=1.0,
+    sigmoid_derivative=False
 ):
     """Estimate of dL/da for one unit's row (csrc/estimators).
 
@@ -172,7 +175,9 @@ def estimator_gradient(
         Pre-activation, gate, gradient of the mean loss by the gate, each row's loss.
     dh_da : array-like of shape (n_rows,), optional
         The unit's derivative.
-    baseline : float
+    z : array-like of shape (n_rows,), optional
+        The noise that h was drawn with.
+    baseline, temperature : float
     sigmoid_derivative : bool
 
     Returns
@@ -182,6 +187,7 @@ def estimator_gradient(
     cdef sn_estimator_row row
     keep = [padded_rows(v) for v in (a, h, dl_dh, loss)]
     slope = np.zeros_like(keep[0]) if dh_da is None else padded_rows(dh_da)
+    noise = np.zeros_like(keep[0]) if z is None else padded_rows(z)
     out = np.zeros_like(keep[0])
     row.n, row.n_rows = out.shape[0], len(a)
     row.a = const_floats(keep[0], row.n)
@@ -189,7 +195,9 @@ def estimator_gradient(
     row.dl_dh = const_floats(keep[2], row.n)
     row.loss = const_floats(keep[3], row.n)
     row.dh_da = const_floats(slope, row.n)
-    row.baseline, row.sigmoid_derivative = baseline, sigmoid_derivative
+    row.z = const_floats(noise, row.n)
+    row.baseline, row.temperature = baseline, temperature
+    row.sigmoid_derivative = sigmoid_derivative
     engine.estimators[<int>estimators()[name]["index"]].gradient(
         floats(out, row.n), &row
     )

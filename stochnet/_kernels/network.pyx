@@ -88,6 +88,7 @@ cdef class NetworkKernels:
         c.sigmoid_derivative = gater.sigmoid_derivative
         c.probe_rate = gater.probe_rate
         c.noise = noise_of(gater.noise)
+        c.temperature = gater.temperature
         c.density = gater.density
         c.averages_decay = gater.averages_decay
         c.firing_rate_step = gater.firing_rate_step
