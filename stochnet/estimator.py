@@ -60,13 +60,22 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         - "st": the same unit with the straight-through gradient (Sec. 4);
         - "rectifier", "sigmoid": the paper's baselines without stochastic gates. The
           sigmoid is dense: every expert is computed and ``density`` has no effect.
+
+        and, with logistic noise l and a ``temperature`` T:
+
+        - "concrete": binary concrete or Gumbel-sigmoid, sigm((a + l) / T),
+          back-propagation [2]_ [3]_; dense, as the sigmoid is;
+        - "concrete_st": the gate of "st", 1 where a + l > 0, with the gradient of the
+          concrete sample in its place [3]_;
+        - "hard_concrete": the concrete sample stretched to (-0.1, 1.1) and clamped to
+          [0, 1], back-propagation [4]_.
     estimator : str, default="auto"
         How the loss reaches the gates, where a gater has a choice. "sbn": "reinforce"
         ("auto") or "local_expectation", which averages each gate out with the others as
         sampled: unbiased too, with less variance. It has to know every expert's output
         and the readout, so that its training forward pass is dense unless
-        ``credit="probe"``, and there can be one layer only. The others have one
-        estimator.
+        ``credit="probe"``, and there can be one layer only. "st": "straight_through"
+        ("auto") or "reinmax", of second order [5]_. The others have one estimator.
     gater_hidden_size : int, array-like of shape (n_layers,) or "auto", default="auto"
         Tanh units of each layer's gater. "auto" is a fifth of the gates, as in the
         paper, and at least 16.
@@ -76,7 +85,8 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
     noise : str or None, default="auto"
         Noise added to the gates' pre-activation. "noisy_rectifier": "gaussian" ("auto")
         or "logistic"; "sts": None ("auto"), "beta" (Appendix A.2), "gaussian" or
-        "beta+gaussian"; "sigmoid": None ("auto") or "gaussian"; the others: None.
+        "beta+gaussian"; "sigmoid": None ("auto") or "gaussian"; "concrete": "logistic"
+        ("auto"); the others: None.
     noise_scale : float, default=1.0
         Standard deviation of Gaussian noise, scale of logistic noise.
     noise_beta : float, default=40.1
@@ -85,20 +95,25 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
     noise_on : {"gate", "draw"}, default="gate"
         Only for "sts" with noise: whether the noise reaches both halves of the unit or
         only the decision to fire.
+    temperature : float or "auto", default="auto"
+        Only for "concrete", "concrete_st" and "hard_concrete": T, above 0. Gates are
+        the closer to 0 and 1, and their gradients the more variable, the lower it is.
+        "auto" is 2/3.
     credit : {"auto", "all", "active", "probe"}, default="auto"
-        For "st": "all" ("auto") knows the output of every expert in training, also
-        where the gate is zero, which makes the forward pass of training dense; with
-        "active" only gates that fired learn, and everything is sparse; with "probe"
-        gates that fired learn and a random sample of the others, weighted so that the
-        mean is the gradient of "all", and everything is sparse. "probe" is also for
-        "sbn" with ``estimator="local_expectation"``, which stays unbiased. A probe
-        computes the gate's experts forward; it does not count as activity, neither for
-        the layer's output nor for weights and state of these experts.
+        For "st" and "concrete_st": "all" ("auto") knows the output of every expert in
+        training, also where the gate is zero, which makes the forward pass of training
+        dense; with "active" only gates that fired learn, and everything is sparse; with
+        "probe" gates that fired learn and a random sample of the others, weighted so
+        that the mean is the gradient of "all", and everything is sparse. "probe" is
+        also for "sbn" with ``estimator="local_expectation"``, which stays unbiased. A
+        probe computes the gate's experts forward; it does not count as activity,
+        neither for the layer's output nor for weights and state of these experts.
     probe_rate : float in (0, 1], default=0.1
         Only for ``credit="probe"``: the probability with which a gate that did not fire
         is probed. The lower, the cheaper and the noisier.
     sigmoid_derivative : bool, default=False
-        Only for "st": multiply the gradient by sigm(a) (1 - sigm(a)).
+        Only for "st" with its own estimator: multiply the gradient by
+        sigm(a) (1 - sigm(a)).
     baseline : {"unit", "mean", None}, default="unit"
         Only for "sbn": what is subtracted from the loss: each unit's minimum-variance
         baseline (Eq. 10), the mean loss, or nothing. Both are moving averages that do
@@ -106,7 +121,8 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
     penalty : {"auto", "kl", "l1", None}, default="auto"
         What holds the density: Kullback-Leibler divergence of the mean firing
         probability from ``density`` (Eq. 14), or the L1 norm of the mean activation
-        (Eq. 15). "auto" is "l1" for rectifiers, None for the sigmoid, "kl" otherwise.
+        (Eq. 15). "auto" is "l1" for rectifiers, None for the dense "sigmoid" and
+        "concrete", "kl" otherwise.
     penalty_weight : float or "auto", default="auto"
         The lambda of Eq. 14 and Eq. 15, for the sum over units. "auto" is 0.01 for
         "kl", 0.0001 for "l1".
@@ -146,8 +162,10 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
     gater_learning_rate_init : float or "auto", default="auto"
         Initial learning rate of the gaters. "auto" is ``learning_rate_init`` for binary
         gates and the sigmoid; others have smaller gradients, and it is 5 times that for
-        "sts" and "rectifier", 10 times for "noisy_rectifier". 0 leaves the gaters'
-        weights as they were drawn, and their biases too with ``firing_rate_step=0``.
+        "sts", "rectifier", "concrete" and "hard_concrete", 10 times for
+        "noisy_rectifier", "concrete_st" and the estimator "reinmax". 0 leaves the
+        gaters' weights as they were drawn, and their biases too with
+        ``firing_rate_step=0``.
     learning_rate_decay : float in (0, 1], default=1.0
         Factor on both learning rates after each epoch of `fit`.
     learning_rate_min : float, default=0.0
@@ -222,7 +240,8 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
     Thresholds are calibrated on a sample of at most 2048 training rows, which is kept
     with the estimator (and its pickle) so that `partial_fit` can calibrate again.
     Where a unit has two deterministic counterparts (E[h | a] or max(0, a) for noisy
-    rectifiers, p or sqrt(p) for STS), the one with the lower cross-entropy on the
+    rectifiers, p or sqrt(p) for STS, E[h | a] or sigm(a) stretched and clamped for hard
+    concrete), the one with the lower cross-entropy on the
     validation data, or on that sample, is used.
 
     References
@@ -230,6 +249,14 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
     .. [1] Y. Bengio, N. Léonard & A. Courville (2013). Estimating or Propagating
        Gradients Through Stochastic Neurons for Conditional Computation.
        arXiv:1308.3432.
+    .. [2] C. J. Maddison, A. Mnih & Y. W. Teh (2017). The Concrete Distribution: A
+       Continuous Relaxation of Discrete Random Variables. arXiv:1611.00712.
+    .. [3] E. Jang, S. Gu & B. Poole (2017). Categorical Reparameterization with
+       Gumbel-Softmax. arXiv:1611.01144.
+    .. [4] C. Louizos, M. Welling & D. P. Kingma (2018). Learning Sparse Neural Networks
+       through L0 Regularization. arXiv:1712.01312.
+    .. [5] L. Liu, C. Dong, X. Liu, B. Yu & J. Gao (2023). Bridging Discrete and
+       Backpropagation: Straight-Through and Beyond. arXiv:2304.08612.
 
     Examples
     --------
@@ -254,6 +281,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         "noise_scale": [_POSITIVE],
         "noise_beta": [Interval(Real, 1, None, closed="neither")],
         "noise_on": [StrOptions({"gate", "draw"})],
+        "temperature": [_POSITIVE, _AUTO],
         "credit": [StrOptions({"auto", "all", "active", "probe"})],
         "probe_rate": [Interval(Real, 0, 1, closed="right")],
         "sigmoid_derivative": ["boolean"],
@@ -303,6 +331,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         noise_scale=1.0,
         noise_beta=40.1,
         noise_on="gate",
+        temperature="auto",
         credit="auto",
         probe_rate=0.1,
         sigmoid_derivative=False,
@@ -348,6 +377,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         self.noise_scale = noise_scale
         self.noise_beta = noise_beta
         self.noise_on = noise_on
+        self.temperature = temperature
         self.credit = credit
         self.probe_rate = probe_rate
         self.sigmoid_derivative = sigmoid_derivative
@@ -608,7 +638,9 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
     def _gater_learning_rate(self):
         if self.gater_learning_rate_init != "auto":
             return self.gater_learning_rate_init
-        return self.learning_rate_init * GATERS[self.gater].learning_rate_factor
+        row = GATERS[self.gater]
+        factor = row.estimators.get(self.estimator, row.learning_rate_factor)
+        return self.learning_rate_init * factor
 
     def _make_gater(self):
         return make_gater(
@@ -619,6 +651,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
             noise_scale=self.noise_scale,
             noise_beta=self.noise_beta,
             noise_on=self.noise_on,
+            temperature=self.temperature,
             credit=self.credit,
             probe_rate=self.probe_rate,
             sigmoid_derivative=self.sigmoid_derivative,

@@ -3,7 +3,7 @@
 A gater is three independent choices, each a row of a table in C: a *unit* (how a gate
 fires, csrc/units), an *estimator* (how the loss reaches its pre-activation,
 csrc/estimators) and a *penalty* (what holds its density, csrc/penalties). ``GATERS``
-names the combinations of Bengio, Léonard & Courville (2013).
+names the combinations of Bengio, Léonard & Courville (2013), and later ones.
 """
 
 from dataclasses import dataclass, field, replace
@@ -48,6 +48,8 @@ class NamedGater:
         gradient of some units is much smaller than that of others.
     baseline : bool
         One of the paper's deterministic baselines.
+    paper : bool
+        One of Bengio, Léonard & Courville (2013).
     description : str
     """
 
@@ -60,6 +62,7 @@ class NamedGater:
     estimators: dict = field(default_factory=dict)
     learning_rate_factor: float = 1.0
     baseline: bool = False
+    paper: bool = True
 
 
 GATERS = {
@@ -92,6 +95,7 @@ GATERS = {
         "straight_through",
         "kl",
         "stochastic binary neuron with straight-through gradient (Sec. 4)",
+        estimators={"reinmax": 10.0},
     ),
     "rectifier": NamedGater(
         "rectifier",
@@ -108,6 +112,32 @@ GATERS = {
         "sigm(a), dense, with optional Gaussian noise on a",
         noises=(None, "gaussian"),
         baseline=True,
+    ),
+    "concrete": NamedGater(
+        "concrete",
+        "pathwise",
+        None,
+        "Gumbel-sigmoid, sigm((a + l) / T) with logistic l, dense",
+        noise="logistic",
+        noises=("logistic",),
+        learning_rate_factor=5.0,
+        paper=False,
+    ),
+    "concrete_st": NamedGater(
+        "bernoulli",
+        "concrete_st",
+        "kl",
+        "stochastic binary neuron with straight-through Gumbel-sigmoid gradient",
+        learning_rate_factor=10.0,
+        paper=False,
+    ),
+    "hard_concrete": NamedGater(
+        "hard_concrete",
+        "pathwise",
+        "kl",
+        "hard concrete, sigm((a + l) / T) stretched to (-0.1, 1.1) and clamped",
+        learning_rate_factor=5.0,
+        paper=False,
     ),
 }
 

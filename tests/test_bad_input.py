@@ -505,7 +505,7 @@ def test_noises(data, gater, noise, call):
 
 
 # Those that have no firing probability which changes smoothly.
-WITHOUT_KL = {"rectifier", "sigmoid"}
+WITHOUT_KL = {"rectifier", "sigmoid", "concrete"}
 
 
 @pytest.mark.parametrize("penalty", [None, *PENALTIES])
@@ -520,6 +520,23 @@ def test_penalties(data, gater, penalty):
         estimator.fit(*data)
 
 
+WITH_TEMPERATURE = {"concrete", "concrete_st", "hard_concrete"}
+
+
+@pytest.mark.parametrize("call", ["fit", "partial_fit"])
+@pytest.mark.parametrize("gater", GATERS)
+def test_temperatures(data, gater, call):
+    X, y = data
+    estimator = make(gater, temperature=0.5)
+    arguments = {"classes": [0, 1, 2, 3]} if call == "partial_fit" else {}
+    if gater in WITH_TEMPERATURE:
+        getattr(estimator, call)(X, y, **arguments)
+        return
+    message = rf"temperature=0\.5 is not available for gater='{gater}'; valid: 'auto'"
+    with pytest.raises(ValueError, match=message):
+        getattr(estimator, call)(X, y, **arguments)
+
+
 WRONG = {
     "hidden_layer_sizes": [10.0, None],
     "gater": [None, 1, ["st"]],
@@ -529,6 +546,7 @@ WRONG = {
     "noise_scale": [0, -1.0, "1", np.nan],
     "noise_beta": [1, 0.5, "40"],
     "noise_on": ["both", None],
+    "temperature": [0, -1.0, "cold", None, np.nan],
     "credit": ["some", None],
     "probe_rate": [0, -0.1, 1.1, "0.1", None, np.nan],
     "sigmoid_derivative": ["yes", 2],

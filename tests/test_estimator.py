@@ -12,6 +12,7 @@ import numpy as np
 import oracle
 import pytest
 from helpers import (
+    DENSE,
     assert_same_bits,
     copy_of_state,
     oracle_gater,
@@ -35,7 +36,8 @@ from stochnet._kernels import engine
 from stochnet.gaters import GATERS, make_gater
 from stochnet.training import Schedule
 
-STOCHASTIC = ["noisy_rectifier", "sts", "sbn", "st"]
+# Those whose gates are zero at random.
+STOCHASTIC = ["noisy_rectifier", "sts", "sbn", "st", "concrete_st", "hard_concrete"]
 SIZES = {1: (24,), 2: (20, 18)}
 
 
@@ -150,6 +152,7 @@ def test_parameters_reach_the_network(data):
         "probe_rate": 0.4,
         "sigmoid_derivative": True,
         "baseline": "mean",
+        "temperature": "auto",
         "penalty": "l1",
         "penalty_weight": 0.09,
         "adaptive_penalty": True,
@@ -172,6 +175,23 @@ def test_parameters_reach_the_network(data):
 
     network = make(max_iter=1, momentum=0.3, noise="auto").fit(*data)._network
     assert network.gater.momentum == network.main.momentum == 0.3
+
+
+@pytest.mark.parametrize(
+    ("options", "temperature", "factor"),
+    [
+        ({"gater": "st"}, 1.0, 1),
+        ({"gater": "st", "estimator": "reinmax"}, 1.0, 10),
+        ({"gater": "concrete"}, np.float32(2 / 3), 5),
+        ({"gater": "concrete_st"}, np.float32(2 / 3), 10),
+        ({"gater": "hard_concrete"}, np.float32(2 / 3), 5),
+        ({"gater": "hard_concrete", "temperature": 0.3}, 0.3, 5),
+    ],
+)
+def test_temperatures_and_rates_by_default(data, options, temperature, factor):
+    network = make(max_iter=1, learning_rate_init=0.01, **options).fit(*data)._network
+    assert network.layers[0].gater.temperature == temperature
+    assert network.gater.learning_rate == pytest.approx(0.01 * factor)
 
 
 @pytest.mark.parametrize("initialization", ["sparse", "glorot", "authors"])
@@ -351,7 +371,7 @@ def test_attributes(data, gater, depth):
         np.testing.assert_allclose(rate, expected, rtol=1e-12)
     means = [rate.mean() for rate in rates]
     np.testing.assert_allclose(estimator.density_, means, rtol=1e-12)
-    if gater == "sigmoid":
+    if gater in DENSE:
         assert estimator.density_ == [1.0] * depth
         assert estimator.thresholds_ == [-np.inf] * depth
     else:
@@ -866,7 +886,7 @@ def test_density_on_rows_not_seen(many_rows, gater, density):
     gates = estimator.gates(X_held)
     held = gates.nnz / np.prod(gates.shape)
     (threshold,) = estimator.thresholds_
-    if gater == "sigmoid":
+    if gater in DENSE:
         assert held == 1.0
     elif gater == "rectifier" and threshold == 0:
         # fewer gates are above 0, the least threshold of a rectifier
@@ -874,7 +894,7 @@ def test_density_on_rows_not_seen(many_rows, gater, density):
     else:
         assert held == pytest.approx(density, abs=0.01)
     assert held == pytest.approx(estimator.density_[0], abs=0.01)
-    assert estimator.density_[0] < density + 1e-4 or gater == "sigmoid"
+    assert estimator.density_[0] < density + 1e-4 or gater in DENSE
 
 
 @pytest.fixture(scope="module", params=GATERS)
@@ -944,7 +964,7 @@ def test_gates(fitted, depth):
         estimator.predict_proba(X), softmax(logits, axis=1), atol=1e-5
     )
     density = np.mean([np.diff(m.indptr).mean() / m.shape[1] for m in matrices])
-    assert density == 1 if fitted[0] == "sigmoid" else 0.1 < density < 0.4
+    assert density == 1 if fitted[0] in DENSE else 0.1 < density < 0.4
 
 
 def test_gates_of_one_row(fitted):
@@ -978,7 +998,7 @@ def test_samples_are_functions_of_their_random_state(fitted, depth):
         estimator.sample_proba(X, 3, random_state=1),
     ]
     for other in others:
-        if gater in STOCHASTIC:
+        if gater in (*STOCHASTIC, "concrete"):
             assert_different(other, first)
         else:
             np.testing.assert_array_equal(other, first)

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import expit, logit
 
 from stochnet._kernels import gate, random
-from stochnet.gaters import Noise
+from stochnet.gaters import Noise, make_gater
 
 KEY = (20170424, 3)
 N_DRAWS = 1 << 20
@@ -287,3 +287,54 @@ def test_mean_of_concrete_straight_through_for_a_linear_loss(temperature):
         )
         z.append(z_of_mean(estimate, (above - below) / 2e-3))
     check(z)
+
+
+# ---------------------------------------------------------------------------
+# Gaters
+# ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["concrete", "concrete_st", "hard_concrete"])
+def test_temperature_of_a_gater(name):
+    """2/3 unless another one is asked for, which the gates' bias follows."""
+    gater = make_gater(name)
+    assert gater.temperature == pytest.approx(2 / 3, rel=1e-7)
+    warm = make_gater(name, temperature=1.5)
+    assert warm.temperature == 1.5
+    shift = gater.initial_bias(1.0) - warm.initial_bias(1.0)
+    expected = (1.5 - gater.temperature) * np.log(11) if name == "hard_concrete" else 0
+    assert shift == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["st", "sts", "sigmoid", "noisy_rectifier"])
+def test_temperature_of_a_gater_without_one(name):
+    message = f"temperature=1.0 is not available for gater='{name}'; valid: 'auto'."
+    with pytest.raises(ValueError, match=message):
+        make_gater(name, temperature=1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "credit", "expected"),
+    [
+        ("concrete_st", "auto", "all"),
+        ("concrete_st", "active", "active"),
+        ("hard_concrete", "auto", "active"),
+        ("concrete", "auto", "active"),
+    ],
+)
+def test_credit(name, credit, expected):
+    assert make_gater(name, credit=credit).credit == expected
+
+
+def test_estimators_of_straight_through():
+    gater = make_gater("st", estimator="reinmax")
+    assert (gater.unit, gater.estimator, gater.credit) == (
+        "bernoulli",
+        "reinmax",
+        "all",
+    )
+    assert make_gater("st", estimator="reinmax", credit="active").credit == "active"
+    with pytest.raises(ValueError, match="estimator='reinmax' is not available"):
+        make_gater("sbn", estimator="reinmax")
+    with pytest.raises(ValueError, match="valid: 'auto', 'straight_through', 'reinm"):
+        make_gater("st", estimator="concrete_st")

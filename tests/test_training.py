@@ -264,7 +264,7 @@ def assert_chosen(network, value, thresholds):
 
 @pytest.mark.parametrize("validate", [False, True])
 @pytest.mark.parametrize("depth", SHAPES)
-@pytest.mark.parametrize("name", ["noisy_rectifier", "sts"])
+@pytest.mark.parametrize("name", ["noisy_rectifier", "sts", "hard_concrete"])
 def test_the_value_with_the_lower_cross_entropy(name, depth, validate):
     """On the validation rows if there are any; thresholds on the calibration rows."""
     chosen = []
@@ -308,6 +308,24 @@ def test_a_rectifiers_threshold_is_not_negative():
     assert network.layers[0].threshold == 0
     ((h,),) = network.gates(rows.X)
     np.testing.assert_array_equal(h.T != 0, score > 0)
+
+
+def test_clamped_gates_have_thresholds_above_which_they_are_not_zero():
+    """Those of hard concrete gates: sigm(a) stretched is positive above -log(11)."""
+    network, rows, _ = calibrated("hard_concrete", 1, 0, density=0.95)
+    layer = network.layers[0]
+    score, edge = network.scores(0, rows.X), -np.log(11)
+    assert np.quantile(score, 0.05) < edge
+    layer.value, layer.threshold = 1, layer.gater.unit_facts["positive_above"][1]
+    assert layer.threshold == pytest.approx(edge, rel=1e-6)
+    ((h,),) = network.gates(rows.X)
+    np.testing.assert_array_equal(h.T != 0, score > edge)
+    assert 0.1 < (h != 0).mean() < 0.95
+    # so the mean is taken, with which the density is met
+    calibrate(network, rows, 1)
+    assert layer.value == 0
+    ((h,),) = network.gates(rows.X)
+    assert np.count_nonzero(h) == round(0.95 * h.size)
 
 
 def test_calibration_again_changes_nothing():
