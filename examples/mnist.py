@@ -1,7 +1,7 @@
 """The paper's architecture on MNIST: 784 inputs, a gater of 400 tanh units, 2000
 experts, 10 classes; 50000 rows to train on, 10000 for validation, 10000 for testing.
 
-    python examples/mnist.py --data FOLDER           # one row for each gater
+    python examples/mnist.py --data FOLDER           # one row for each of its gaters
     python examples/mnist.py --data FOLDER --study   # does the gater earn its keep?
 
 FOLDER holds the four IDX files, compressed or not; without --data they come from
@@ -21,7 +21,8 @@ from stochnet import GatedMLPClassifier
 from stochnet.datasets import load_mnist
 from stochnet.gaters import GATERS
 
-STOCHASTIC = [name for name, gater in GATERS.items() if not gater.baseline]
+PAPERS = [name for name, gater in GATERS.items() if gater.paper]
+STOCHASTIC = [name for name in PAPERS if not GATERS[name].baseline]
 
 PAPER = {
     "hidden_layer_sizes": 2000,
@@ -57,7 +58,7 @@ def constant_gates_error(model, X, y):
 
 
 def table(data, epochs, seed, firing_rate_step):
-    """Train every gater and print a row for each."""
+    """Train every gater of the paper and print a row for each."""
     X, y, X_test, y_test = data
     X, X_valid, y, y_valid = X[:50000], X[50000:], y[:50000], y[50000:]
     print(
@@ -65,7 +66,7 @@ def table(data, epochs, seed, firing_rate_step):
         f"{'density, epochs 3 on':>22}{'at prediction':>15}{'live units':>12}"
         f"{'seconds':>9}"
     )
-    for gater in GATERS:
+    for gater in PAPERS:
         start = time.perf_counter()
         model = GatedMLPClassifier(
             gater=gater,
