@@ -159,8 +159,8 @@ static void gates_forward(sn_layer *layer, int64_t first, int64_t end, const sn_
         const sn_unit_row row = gate_forward(layer, &strip, draw, &pass->gate);
         if (pass->training)
             gate_penalty(layer, &strip, &row, &pass->gate);
-        for (int64_t i = 0; i < strip.n_gates && probes(layer, pass); i++)
-            gate_probe(layer, first + i, pass->n_rows, ld_rows, draw, pass->gate.z);
+        if (probes(layer, pass))
+            gate_probe(layer, &strip, draw, pass->gate.z);
         first += strip.n_gates;
     }
 }

@@ -105,16 +105,24 @@ static void add_gate_noise(sn_unit_row *row, float *restrict a, float *restrict 
     row->a_draw = target;
 }
 
+static void draw_uniforms(float *z, const sn_draw *draw, uint32_t purpose,
+                          const gate_strip *strip)
+{
+    const int64_t n = padded(strip->n_rows);
+    if (strip->n_gates == 1)
+        uniform(z, draw, purpose, (uint32_t)strip->first, n);
+    else
+        uniforms(z, draw, purpose, (uint32_t)strip->first, strip->n_gates, n);
+}
+
 /* OUT z, one row for each gate of the strip. */
 static void draw_noise(float *z, const sn_unit *unit, const sn_noise *noise,
                        const sn_draw *draw, const gate_strip *strip)
 {
     const int64_t n = padded(strip->n_rows);
     const uint32_t first = (uint32_t)strip->first;
-    if (unit->z == SN_Z_UNIFORM && strip->n_gates == 1)
-        uniform(z, draw, SN_UNIFORM, first, n);
-    else if (unit->z == SN_Z_UNIFORM)
-        uniforms(z, draw, SN_UNIFORM, first, strip->n_gates, n);
+    if (unit->z == SN_Z_UNIFORM)
+        draw_uniforms(z, draw, SN_UNIFORM, strip);
     for (uint32_t i = 0; unit->z == SN_Z_ADDITIVE && i < strip->n_gates; i++)
         additive(z + i * strip->ld_rows, noise, draw, first + i, n);
 }
@@ -215,19 +223,28 @@ static void gate_penalty(sn_layer *layer, const gate_strip *strip,
 }
 
 /* Rows whose gradient reaches gate k: those where it fired, and each other one with
-   probability probe_rate. OUT layer->credited and n_credited. IN u: scratch. */
-static void gate_probe(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld_rows,
-                       const sn_draw *draw, float *u)
+   probability probe_rate. OUT layer->credited and n_credited. IN u (n_rows). */
+static void list_credited(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld_rows,
+                          const float *u)
 {
     const float *h = layer->h + k * ld_rows;
     int32_t count = 0;
-    uniform(u, draw, SN_PROBE, (uint32_t)k, padded(n_rows));
     for (int64_t b = 0; b < n_rows; b += 16) {
         const uint32_t skipped = sn_above(u + b, layer->probe_rate);
         const uint32_t bits = sn_different(h + b, 0.0f) | (~skipped & 0xFFFFu);
         count = list_rows(layer->credited + k * ld_rows, count, b, bits, n_rows);
     }
     layer->n_credited[k] = count;
+}
+
+/* The same for the gates of a strip. IN u: scratch. */
+static void gate_probe(sn_layer *layer, const gate_strip *strip, const sn_draw *draw,
+                       float *u)
+{
+    draw_uniforms(u, draw, SN_PROBE, strip);
+    for (int64_t i = 0; i < strip->n_gates; i++)
+        list_credited(layer, strip->first + i, strip->n_rows, strip->ld_rows,
+                      u + i * strip->ld_rows);
 }
 
 /* The moving averages of Eq. 10 for unit k, brought up to date with this batch after
