@@ -700,9 +700,15 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         return hasattr(self, "_stale")
 
     def _input(self, X):
+        """Checked rows, of the type that they have: converted chunk by chunk."""
         check_is_fitted(self)
-        with np.errstate(over="ignore"):  # refused, as infinite
-            return validate_data(self, X, reset=False, dtype=np.float32, order="C")
+        X = validate_data(self, X, reset=False, dtype="numeric")
+        limit = np.finfo(np.float32).max
+        if X.dtype.kind == "f" and not -limit <= X.min() <= X.max() <= limit:
+            raise ValueError(
+                "Input X contains infinity or a value too large for dtype('float32')."
+            )
+        return X
 
     def predict_proba(self, X):
         """Class probabilities of the deterministic network (Appendix A.3).

@@ -442,25 +442,27 @@ class Network:
         """Name of the lowest group of parameters with a NaN or infinity, or None."""
         for name, parameters in self.parameters():
             for values in (parameters.weight, parameters.bias):
-                if values is not None and not np.isfinite(values).all():
+                # the sum cannot overflow, and takes no memory
+                if values is not None and not np.isfinite(values.sum(dtype=float)):
                     layer, _, path = name.rpartition(".")
                     return f"layer {int(layer) + 1} ({path})" if layer else "readout"
         return None
 
     # ---- prediction ------------------------------------------------------------------
 
-    def prediction_rows(self):
-        """Rows of one prediction call, a multiple of 16: bounds its memory."""
+    def prediction_rows(self, floats=None):
+        """Rows of one prediction call, a multiple of 16, for so many floats."""
+        floats = PREDICTION_FLOATS if floats is None else floats
         widest = sum(layer.n_units for layer in self.layers)
-        return int(np.clip(PREDICTION_FLOATS // (4 * widest), 16, 1024)) // 16 * 16
+        return int(np.clip(floats // (4 * widest), 16, 1024)) // 16 * 16
 
-    def _chunks(self, X, n_threads):
-        """Yield (start, chunk of X, kernels bound to a workspace of this call).
+    def _chunks(self, X, n_threads, size=None):
+        """Yield (start, chunk of X in float32, kernels bound to this call's workspace).
 
         What a call used is kept for the next one: fresh memory costs as much as many a
         prediction.
         """
-        size = self.prediction_rows()
+        size = self.prediction_rows() if size is None else size
         n_rows = max(1, min(size, len(X)))
         try:
             bound = self._prediction_kernels.pop()  # no other thread gets it
@@ -472,24 +474,27 @@ class Network:
         for i, layer in enumerate(self.layers):
             kernels.set_threshold(i, layer.threshold, layer.value)
         for start in range(0, len(X), size):
-            yield start, X[start : start + size], kernels
+            chunk = np.ascontiguousarray(X[start : start + size], dtype=np.float32)
+            yield start, chunk, kernels
         self._prediction_kernels[:] = [bound]
 
-    def predict_proba(self, X, *, draw=None, n_threads=1):
+    def predict_proba(self, X, *, draw=None, n_threads=1, size=None):
         """Class probabilities, deterministic, or with sampled gates.
 
         Parameters
         ----------
-        X : ndarray of shape (n, n_inputs), float32, C order
+        X : ndarray of shape (n, n_inputs)
         draw : int, optional
             Number of the draw of the gates.
+        size : int, optional
+            Rows computed at a time, `prediction_rows` by default: a multiple of 16.
 
         Returns
         -------
         ndarray of shape (n, n_classes), float32
         """
         out = np.empty((len(X), self.n_classes), dtype=np.float32)
-        for start, chunk, kernels in self._chunks(X, n_threads):
+        for start, chunk, kernels in self._chunks(X, n_threads, size):
             out[start : start + len(chunk)] = kernels.predict(
                 chunk, draw=draw, row=start
             )
@@ -503,24 +508,43 @@ class Network:
 
     def scores(self, i, X, *, n_threads=1):
         """What layer `i` compares with its threshold, (K, n)."""
-        out = np.empty((self.layers[i].n_gates, len(X)), dtype=np.float32)
-        for start, chunk, kernels in self._chunks(X, n_threads):
-            out[:, start : start + len(chunk)] = kernels.scores(i, chunk)
-        return out
+        return np.concatenate(
+            [
+                np.empty((self.layers[i].n_gates, 0), dtype=np.float32),
+                *self.scores_of_chunks(i, X, n_threads=n_threads),
+            ],
+            axis=1,
+        )
+
+    def scores_of_chunks(self, i, X, *, n_threads=1, size=None):
+        """Yield the same for `size` rows at a time."""
+        for _, chunk, kernels in self._chunks(X, n_threads, size):
+            yield kernels.scores(i, chunk)
+
+
+def _pieces(n_rows, n):
+    """Slices of rows of at most about a megabyte of float64."""
+    size = max(1, (1 << 17) // max(n, 1))
+    return [slice(start, start + size) for start in range(0, n_rows, size)]
 
 
 def _glorot(parameters, draw, factor=1.0):
     """Uniform on +-factor sqrt(6 / (fan_in + fan_out)), Glorot & Bengio (2010)."""
     n_rows, n = parameters.values.shape
     limit = factor * np.sqrt(6.0 / (n_rows + n))
-    parameters.values[:] = draw.uniform(-limit, limit, (n_rows, n))
+    for piece in _pieces(n_rows, n):
+        rows = parameters.values[piece]
+        rows[:] = draw.uniform(-limit, limit, rows.shape)
 
 
 def _sparse_normal(parameters, draw, n_connections=15):
     """Fifteen standard normal weights a unit, the others zero (Martens 2010)."""
     n_rows, n = parameters.values.shape
     n_connections = min(n_connections, n)
-    chosen = draw.random((n_rows, n)).argsort(axis=1)[:, :n_connections]
+    chosen = np.empty((n_rows, n_connections), dtype=np.int64)
+    for piece in _pieces(n_rows, n):
+        order = draw.random((len(chosen[piece]), n)).argsort(axis=1)
+        chosen[piece] = order[:, :n_connections]
     np.put_along_axis(
         parameters.values, chosen, draw.standard_normal((n_rows, n_connections)), axis=1
     )

@@ -10,6 +10,9 @@ from sklearn.exceptions import ConvergenceWarning
 CALIBRATION_SCORES = 1 << 23
 CALIBRATION_ROWS = 2048
 
+#: Memory of predictions that fitting makes, in float32: less than a mini-batch's.
+FITTING_FLOATS = 1 << 20
+
 #: Mini-batches of one call of the engine, between which an interrupt is noticed.
 BATCHES_PER_CALL = 512
 
@@ -115,13 +118,27 @@ def _hash(position, seed):
         return x ^ (x >> np.uint64(31))
 
 
-def threshold_for(scores, density):
-    """Threshold that the share `density` of the scores exceeds; -inf for all."""
-    n_above = round(density * scores.size)
-    if n_above >= scores.size:
+def threshold_for(chunks, density, size):
+    """Threshold that the share `density` of all scores exceeds; -inf for all.
+
+    Parameters
+    ----------
+    chunks : iterable of ndarray
+        The scores, of which the largest alone are kept.
+    density : float in (0, 1]
+    size : int
+        How many scores there are in all.
+    """
+    n_above = round(density * size)
+    if n_above >= size:
         return -np.inf
-    rank = scores.size - n_above - 1
-    return float(np.partition(scores, rank, axis=None)[rank])
+    largest = np.empty(0, dtype=np.float32)
+    for scores in chunks:
+        largest = np.concatenate([largest, scores.ravel()])
+        surplus = len(largest) - (n_above + 1)
+        if surplus > 0:
+            largest = np.partition(largest, surplus)[surplus:]
+    return float(largest.min())
 
 
 def calibrate(network, calibration, n_threads, validation=None):
@@ -155,7 +172,7 @@ def calibrate(network, calibration, n_threads, validation=None):
         if len(facts["values"]) == 1:
             return
         reached = least == -np.inf or min(t for t, _ in setting) > least
-        loss = _cross_entropy(network.predict_proba(X, n_threads=n_threads), y)
+        loss = _cross_entropy(_predict(network, X, n_threads), y)
         if best[1] is None or (reached and loss < best[0]):
             best = loss, setting
     for layer, (threshold, value) in zip(network.layers, best[1], strict=True):
@@ -164,8 +181,15 @@ def calibrate(network, calibration, n_threads, validation=None):
 
 def _threshold(network, i, calibration, n_threads):
     """Threshold of layer `i`, with the layers below as they are."""
-    scores = network.scores(i, calibration.X, n_threads=n_threads)
-    return threshold_for(scores, network.layers[i].gater.density)
+    X, layer = calibration.X, network.layers[i]
+    size = network.prediction_rows(FITTING_FLOATS)
+    chunks = network.scores_of_chunks(i, X, n_threads=n_threads, size=size)
+    return threshold_for(chunks, layer.gater.density, len(X) * layer.n_gates)
+
+
+def _predict(network, X, n_threads):
+    size = network.prediction_rows(FITTING_FLOATS)
+    return network.predict_proba(X, n_threads=n_threads, size=size)
 
 
 def _cross_entropy(probability, y):
@@ -267,7 +291,7 @@ class Trainer:
         self.network.release()
 
     def _accuracy(self, X, y):
-        probability = self.network.predict_proba(X, n_threads=self.n_threads)
+        probability = _predict(self.network, X, self.n_threads)
         return float(np.mean(probability.argmax(axis=1) == y))
 
     def _no_gain(self, score):

@@ -31,48 +31,58 @@ from stochnet.training import (
 # ---------------------------------------------------------------------------
 
 
+def threshold(scores, density):
+    """`threshold_for` of all scores at once, which is that of any pieces of them."""
+    found = {
+        threshold_for(np.array_split(scores, n, axis=1), density, scores.size)
+        for n in (1, 2, 5)
+    }
+    assert len(found) == 1
+    return found.pop()
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (7, 1), (1, 10), (23, 41)])
 @pytest.mark.parametrize("density", [1e-9, 0.05, 0.1, 0.25, 0.3, 0.5, 0.9, 0.999])
 def test_threshold_for_has_the_share_above_it(shape, density):
     rng = np.random.default_rng(0)
     scores = rng.permutation(np.prod(shape)).reshape(shape).astype(np.float32)
-    threshold = threshold_for(scores, density)
-    assert np.count_nonzero(scores > threshold) == round(density * scores.size)
-    if threshold > -np.inf:
-        assert threshold in scores
+    found = threshold(scores, density)
+    assert np.count_nonzero(scores > found) == round(density * scores.size)
+    if found > -np.inf:
+        assert found in scores
 
 
 def test_threshold_for_density_one_lets_all_through():
     scores = np.array([[-3.0, -np.float32(3e38), 5.0]], dtype=np.float32)
-    assert threshold_for(scores, 1.0) == -np.inf
-    assert threshold_for(scores, 0.99) == -np.inf
-    assert threshold_for(scores, 0.7) == -np.float32(3e38)
+    assert threshold(scores, 1.0) == -np.inf
+    assert threshold(scores, 0.99) == -np.inf
+    assert threshold(scores, 0.7) == -np.float32(3e38)
 
 
 @pytest.mark.parametrize("density", [0.1, 0.35, 0.5, 0.75, 0.9])
 def test_threshold_for_with_ties(density):
     """As many above it as ties allow, and never more than asked for."""
     scores = np.random.default_rng(0).integers(5, size=(20, 10)).astype(np.float32)
-    threshold = threshold_for(scores, density)
+    found = threshold(scores, density)
     asked = round(density * scores.size)
-    assert np.count_nonzero(scores > threshold) <= asked
-    assert np.count_nonzero(scores >= threshold) > asked
+    assert np.count_nonzero(scores > found) <= asked
+    assert np.count_nonzero(scores >= found) > asked
 
 
 def test_threshold_for_equal_scores_lets_none_through():
-    assert threshold_for(np.full((4, 5), 2.5, dtype=np.float32), 0.5) == 2.5
+    assert threshold(np.full((4, 5), 2.5, dtype=np.float32), 0.5) == 2.5
 
 
 def test_threshold_for_leaves_the_scores_alone():
     scores = np.random.default_rng(0).normal(size=(8, 9))
     before = scores.copy()
-    threshold_for(scores, 0.3)
+    threshold(scores, 0.3)
     np.testing.assert_array_equal(scores, before)
 
 
 def test_threshold_for_rare_gates_is_the_largest_score():
     scores = np.random.default_rng(0).normal(size=(8, 9))
-    assert threshold_for(scores, 0.001) == scores.max()
+    assert threshold(scores, 0.001) == scores.max()
 
 
 # ---------------------------------------------------------------------------

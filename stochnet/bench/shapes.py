@@ -164,7 +164,7 @@ def set_thresholds(network, X, density, n_threads):
     """Thresholds that the share `density` of the gates exceeds at prediction."""
     for i, layer in enumerate(network.layers):
         scores = network.scores(i, X, n_threads=n_threads)
-        layer.threshold = threshold_for(scores, density)
+        layer.threshold = threshold_for([scores], density, scores.size)
 
 
 def prediction_density(network, X, n_threads):

@@ -1,0 +1,90 @@
+"""Memory: what `fit` takes beside the data; that prediction does not grow with them.
+
+Each measurement is a process of its own, after a small fit and prediction have loaded
+all that is loaded once. The kernel is told to forget the highest use of memory so far.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc"
+)
+
+#: Calibration rows and their scores, the order of the rows, Python itself.
+SLACK = 24e6
+
+COMMON = """
+import json, sys, warnings
+import numpy as np
+from stochnet import GatedMLPClassifier
+warnings.simplefilter("ignore")
+
+def memory(key):
+    lines = open("/proc/self/status").read().splitlines()
+    return 1024 * next(int(s.split()[1]) for s in lines if s.startswith(key))
+
+def most_of(call):
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    before = memory("VmRSS")
+    call()
+    return memory("VmHWM") - before
+
+n, dtype, options = json.loads(sys.argv[1])
+X = np.empty((n, 784), dtype=dtype)
+X[:] = np.random.default_rng(0).integers(3, size=(n, 1))
+y = np.arange(n) % 10
+model = GatedMLPClassifier(2000, max_iter=1, n_jobs=1, random_state=0, **options)
+small = GatedMLPClassifier(64, max_iter=1, n_jobs=1, **options)
+small.fit(X[:100], y[:100]).predict(X[:100])
+"""
+
+FIT = """
+used = most_of(lambda: model.fit(X, y))
+print(json.dumps([used, sum(f.nbytes for f in model._network._flat)]))
+"""
+
+PREDICT = """
+model.fit(X[:500], y[:500]).predict(X[:2000])  # the workspace is kept
+print(json.dumps([most_of(lambda: model.predict(X[:m])) for m in (n // 4, n)]))
+"""
+
+
+def measure(script, n, dtype, **options):
+    """What a script prints, in a fresh process."""
+    command = [sys.executable, "-c", COMMON + script, json.dumps([n, dtype, options])]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)
+
+
+def workspace(batch):
+    """Bytes of a mini-batch of the paper's network: gates, experts, the gater, rows."""
+    return 4 * batch * (5 * 2000 + 2 * 400 + 784)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"solver": "adam"}, {"gater": "sts", "batch_size": 256, "momentum": 0.9}],
+    ids=str,
+)
+def test_fit_takes_parameters_a_workspace_and_one_copy(options, dtype):
+    n = 20_000
+    used, parameters = measure(FIT, n, dtype, **options)
+    copy = 0 if dtype == "float32" else 4 * n * 784
+    batch = workspace(options.get("batch_size", 32))
+    assert used < parameters + batch + copy + SLACK
+    assert used > parameters, "nothing was measured"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
+def test_prediction_does_not_grow_with_the_rows(dtype):
+    n = 20_000
+    quarter, whole = measure(PREDICT, n, dtype)
+    copy, probabilities = 4 * 784 * n, 4 * 10 * n
+    assert whole < quarter + 3 * probabilities + 1e6 < copy / 10
