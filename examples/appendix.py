@@ -18,6 +18,8 @@ momentum    A.4      0 and 0.5, in main path and gater, for each stochastic gate
 st          A.4      straight-through with and without the sigmoid's derivative, with
                      credit for all gates and for those that fired
 max_norm    A.4      limit of the norm of incoming weights, for each stochastic gater
+programs    -        one by one, what the programs of the paper's authors did otherwise
+                     than its text, or where it is silent
 
 Each record has a histogram of the probabilities sigm(a) of the deterministic network,
 noise replaced by its mean, on validation rows. Units that decide have p > 0.5 on about
@@ -74,6 +76,24 @@ STUDIES = {
         (f"{name} {limit}", name, {"max_norm": limit})
         for name in STOCHASTIC
         for limit in (1.0, 2.0, 4.0, None)
+    ],
+    "programs": [
+        ("st", "st", {}),
+        ("st, norm 2.1", "st", {"max_norm": 2.1}),
+        ("st, Glorot", "st", {"initialization": "glorot"}),
+        ("st, decay 0.998", "st", {"learning_rate_decay": 0.998}),
+        ("st, factor 0.1", "st", {"gater_learning_rate_init": 0.01}),
+        ("sts", "sts", {}),
+        ("sts, KL 0.001", "sts", {"penalty_weight": 0.001}),
+        ("sts, noise on the draw", "sts", {"noise_on": "draw"}),
+        ("sts, momentum 0.5", "sts", {"momentum": 0.5}),
+        # a factor 0.01 on a signal that was not divided by the 32 rows
+        ("sbn, factor 0.32", "sbn", {}),
+        ("sbn, factor 1", "sbn", {"gater_learning_rate_init": 0.1}),
+        ("noisy rectifier", "noisy_rectifier", {}),
+        ("noisy rectifier, fixed L1", "noisy_rectifier", {"adaptive_penalty": False}),
+        ("sigmoid, noise 1", "sigmoid_noise", {}),
+        ("sigmoid, noise 7", "sigmoid_noise", {"noise_scale": 7.0}),
     ],
 }
 

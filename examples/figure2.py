@@ -80,7 +80,8 @@ PRESETS = {
         "rectifier": {"adaptive_penalty": True, "penalty_weight": 1e-5},
         "st": {"penalty_weight": 0.01},
         "sts": {"penalty_weight": 0.01, "noise": "beta"},
-        "sbn": {"penalty_weight": 0.01},
+        # the programs' factor 0.01, on a signal that they did not divide by 32 rows
+        "sbn": {"penalty_weight": 0.01, "gater_learning_rate_init": 0.032},
         "sigmoid_noise": {"noise": "gaussian"},
         "sigmoid": {},
     },
