@@ -13,6 +13,7 @@ import pytest
 from stochnet.bench import __main__ as command_line
 from stochnet.bench import (
     agreement,
+    blocks,
     limits,
     memory,
     report,
@@ -23,7 +24,7 @@ from stochnet.bench import (
     with_sklearn,
     with_stochnet,
 )
-from stochnet.bench.shapes import Case, Shape
+from stochnet.bench.shapes import SHAPES, Case, Shape, make_data
 
 TINY = Shape(20, (8,), (40,), 3)
 TINY_DEEP = Shape(20, (8, 6), (40, 48), 3)
@@ -284,6 +285,34 @@ def test_limits_are_rates():
     assert set(one.bandwidth) == set(SMALL_BUFFERS)
     assert two.flops >= one.flops >= one.sgemm > 1e6
     assert all(two.bandwidth[n] >= rate > 1e6 for n, rate in one.bandwidth.items())
+
+
+def test_blocks_skip_what_a_dense_network_computes(monkeypatch):
+    sizes = Shape(40, (6, 5), (256, 160))
+    monkeypatch.setitem(SHAPES, "small", sizes)
+    case = Case("blocks", "small", 0.5, 32, 1)
+    runs, densities = blocks.contenders(case)
+    assert densities == [0.5, 0.5]
+    outputs = {name: run() for name, run in runs.items()}
+    assert outputs["two layers"].shape == outputs["first layer"].shape == (32, 10)
+    assert outputs["numpy sgemm"].shape == (32, 160)
+    both, _ = blocks.make_networks(case, make_data(sizes, 32, 1))
+    both.layers[1].expert.values[:] += 0.1
+    X = make_data(sizes, 32, 1).X
+    blocks.check_blocks(both, X, 1)
+    monkeypatch.setattr(
+        both, "predict_proba", lambda X, n_threads: outputs["two layers"]
+    )
+    with pytest.raises(agreement.DisagreementError):
+        blocks.check_blocks(both, X, 1)
+
+
+def test_the_second_layer_is_a_difference():
+    timings = {
+        "two layers": timing.Timing(5.0, 0.06, 9),
+        "first layer": timing.Timing(3.0, 0.1333333333, 7),
+    }
+    assert blocks.second_layer(timings) == timing.Timing(2.0, pytest.approx(0.25), 7)
 
 
 def test_ratio_is_to_the_strongest_float32():

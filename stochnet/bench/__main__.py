@@ -18,7 +18,7 @@ QUICK = {
 }
 
 #: Tasks on estimators have shapes of their own.
-ONLY_SHAPE = {"epoch": "paper", "digits": "small"}
+ONLY_SHAPE = {"epoch": "paper", "digits": "small", "blocks": "deep"}
 
 
 def make_parser():
@@ -38,7 +38,7 @@ def make_parser():
     several("task", str, [t for t in tasks.TASKS if t != "memory"], choices=tasks.TASKS)
     several("shape", str, ["paper", "wide", "huge"], choices=SHAPES)
     several("density", float, [0.1, 0.01])
-    several("batch", int, [1, 32, 256], help="rows; 1 is for prediction alone")
+    several("batch", int, [1, 32, 256, 1024], help="rows; 1 is for prediction alone")
     several("threads", int, sorted({1, min(2, cores)})[-1:])
     several("credit", str, ["active", "all"], choices=["active", "all"])
     parser.add_argument("--seconds", type=float, default=3.0, help="for each case")

@@ -173,6 +173,6 @@ def prediction_density(network, X, n_threads):
     for gates in network.gates(X, n_threads=n_threads):
         fired = [f + np.count_nonzero(h) for f, h in zip(fired, gates, strict=True)]
     return [
-        float(f / (len(X) * layer.n_units))
+        float(f / (len(X) * layer.n_gates))
         for f, layer in zip(fired, network.layers, strict=True)
     ]

@@ -23,6 +23,7 @@ TARGETS = {
     ("kernel", "expert forward", "paper", 0.01): {32: 20.0, 256: 12.0},
     ("epoch", "active", "paper", 0.1): {32: 3.0, 256: 2.0},
     ("epoch", "all", "paper", 0.1): {32: 3.0, 256: 2.0},
+    ("blocks", "", "deep", 0.1): {256: 12.0, 1024: 25.0},
     ("digits", "", "small", 0.1): {32: 5.0},
 }
 

@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from stochnet.bench import (
     agreement,
+    blocks,
     kernels,
     memory,
     with_sklearn,
@@ -236,6 +237,15 @@ def products(n_threads, with_torch):
     return found
 
 
+def run_blocks(case, options):
+    """Yield the result for the second of two layers with block gates, forward."""
+    contenders, densities = blocks.contenders(case)
+    timings = interleave(contenders, seconds=options.seconds)
+    timings = {"stochnet": blocks.second_layer(timings)} | timings
+    notes = [f"{blocks.EXPERTS_PER_GATE} experts for each gate; second layer alone"]
+    yield make_result(case, densities, timings, ["numpy sgemm"], notes=notes)
+
+
 # ---- estimators ---------------------------------------------------------------------
 
 
@@ -325,6 +335,7 @@ TASKS = {
     "step": run_step,
     "predict": run_predict,
     "kernel": run_kernel,
+    "blocks": run_blocks,
     "epoch": run_epoch,
     "digits": run_digits,
     "memory": run_memory,

@@ -1,0 +1,84 @@
+"""The second of two layers with block gates, which skips in both directions.
+
+Timed as the difference between a network of two such layers and one of the first alone,
+beside the dense matrix product of the second.
+"""
+
+import numpy as np
+
+from stochnet.bench.agreement import check_close
+from stochnet.bench.shapes import (
+    LEARNING_RATE,
+    MAX_NORM,
+    SEED,
+    make_data,
+    prediction_density,
+    set_thresholds,
+)
+from stochnet.bench.timing import Timing
+from stochnet.gaters import make_gater
+from stochnet.network import Network, Optimizer
+
+EXPERTS_PER_GATE = 16
+
+
+def make_networks(case, data):
+    """Networks of both layers and of the first alone, with thresholds."""
+    sizes, networks = case.sizes, []
+    for n_layers in (2, 1):
+        optimizer = Optimizer(learning_rate=LEARNING_RATE, max_norm=MAX_NORM)
+        network = Network(
+            sizes.n_inputs,
+            sizes.n_classes,
+            sizes.n_units[:n_layers],
+            sizes.n_hidden[:n_layers],
+            make_gater("st", density=case.density, credit="active"),
+            optimizer,
+            optimizer,
+            experts_per_gate=(EXPERTS_PER_GATE,) * n_layers,
+            seed=SEED,
+        )
+        set_thresholds(network, data.X, case.density, case.threads)
+        networks.append(network)
+    return networks
+
+
+def check_blocks(network, X, n_threads):
+    """Compare with a network that computes everything, given the gates."""
+    gates = [
+        np.concatenate(parts)
+        for parts in zip(*network.gates(X, n_threads=n_threads), strict=True)
+    ]
+    x = X
+    for layer, h in zip(network.layers, gates, strict=True):
+        expert = layer.expert
+        H = x @ expert.values.T + expert.bias_values
+        x = np.repeat(h, layer.experts_per_gate, axis=1) * H
+    logits = x @ network.readout.values + network.readout_bias.values[0]
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    given = odds / odds.sum(axis=1, keepdims=True)
+    check_close("probabilities", network.predict_proba(X, n_threads=n_threads), given)
+
+
+def contenders(case):
+    """Predictions of both networks, the dense product, and the gates' densities."""
+    data = make_data(case.sizes, case.batch, 1)
+    both, first = make_networks(case, data)
+    check_blocks(both, data.X, case.threads)
+    dense = both.layers[1].expert.values
+    x = np.random.default_rng(SEED).standard_normal((case.batch, dense.shape[1]))
+    x = x.astype(np.float32)
+    runs = {
+        "two layers": lambda: both.predict_proba(data.X, n_threads=case.threads),
+        "first layer": lambda: first.predict_proba(data.X, n_threads=case.threads),
+        "numpy sgemm": lambda: x @ dense.T,
+    }
+    return runs, prediction_density(both, data.X, case.threads)
+
+
+def second_layer(timings):
+    """The `Timing` of the second layer: a difference, with both spreads in it."""
+    both, first = timings["two layers"], timings["first layer"]
+    seconds = both.median - first.median
+    spread = np.hypot(both.spread * both.median, first.spread * first.median) / seconds
+    return Timing(seconds, float(spread), min(both.n_samples, first.n_samples))
