@@ -700,9 +700,12 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         return hasattr(self, "_stale")
 
     def _input(self, X):
-        """Checked rows, of the type that they have: converted chunk by chunk."""
+        """Checked rows; numbers of any type are left to be converted chunk by chunk."""
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype="numeric")
+        is_number = getattr(getattr(X, "dtype", None), "kind", "O") in "biuf"
+        dtype = "numeric" if is_number else np.float32
+        with np.errstate(over="ignore"):  # refused, as infinite
+            X = validate_data(self, X, reset=False, dtype=dtype)
         limit = np.finfo(np.float32).max
         if X.dtype.kind == "f" and not -limit <= X.min() <= X.max() <= limit:
             raise ValueError(

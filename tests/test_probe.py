@@ -351,7 +351,7 @@ def test_fit_learns_digits(kind):
     [(name, e) for name, g in GATERS.items() for e in (g.estimator, *g.estimators)],
 )
 def test_who_can_probe(name, estimator):
-    if estimator in ("straight_through", "local_expectation"):
+    if estimator in ("straight_through", "reinmax", "concrete_st", "local_expectation"):
         made = make_gater(name, estimator=estimator, credit="probe", probe_rate=0.25)
         assert (made.credit, made.probe_rate) == ("probe", 0.25)
         assert replace(made, probe_rate=0.1) == make_gater(
