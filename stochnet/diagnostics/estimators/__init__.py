@@ -11,7 +11,7 @@ To add one takes its function, in a file here, and its line in `ESTIMATORS`.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from stochnet.diagnostics.estimators.concrete import concrete
+from stochnet.diagnostics.estimators.concrete import concrete, concrete_st
 from stochnet.diagnostics.estimators.disarm import disarm
 from stochnet.diagnostics.estimators.hard_concrete import hard_concrete
 from stochnet.diagnostics.estimators.local_expectation import (
@@ -69,7 +69,7 @@ ESTIMATORS = {
     "st_derivative": _row("bernoulli", straight_through, sigmoid_derivative=True),
     "reinmax": _row("bernoulli", reinmax),
     "concrete": _row("bernoulli", concrete),
-    "concrete_st": _row("bernoulli", concrete, hard=True),
+    "concrete_st": _row("bernoulli", concrete_st),
     "reinforce": _row("bernoulli", reinforce, True),
     "reinforce_mean": _row("bernoulli", reinforce, True, mean_baseline),
     "reinforce_unit": _row("bernoulli", reinforce, True, unit_baseline),

@@ -20,10 +20,10 @@ def derivative(unit, a, h, noise=None):
     return slope.astype(float).reshape(h.shape)
 
 
-def estimate(name, problem, h, *, sigmoid_derivative=False, **known):
+def estimate(name, problem, h, *, sigmoid_derivative=False, temperature=1.0, **known):
     """What the engine's estimator makes of gates h, for each example's own loss.
 
-    `known` are arrays that broadcast to h: dl_dh, loss, dh_da.
+    `known` are arrays that broadcast to h: dl_dh, loss, dh_da, z.
     """
     zero = np.zeros(h.size)
     arrays = {
@@ -34,6 +34,7 @@ def estimate(name, problem, h, *, sigmoid_derivative=False, **known):
         np.broadcast_to(problem.a, h.shape).ravel(),
         h.ravel(),
         sigmoid_derivative=sigmoid_derivative,
+        temperature=temperature,
         **({"dl_dh": zero, "loss": zero} | arrays),
     )
     return out.astype(float).reshape(h.shape)

@@ -2,12 +2,13 @@
 
 from scipy.special import expit, logit
 
+from stochnet.diagnostics.estimators._gates import estimate, fire
 
-def concrete(problem, z, generator, *, temperature=0.5, hard=False):
+
+def concrete(problem, z, generator, *, temperature=0.5):
     """The loss's derivative through sigm((a + logit z) / temperature).
 
-    Maddison, Mnih & Teh (2017); Jang, Gu & Poole (2017), who use the binary gate in
-    place of the relaxed one in the loss, straight through, with `hard`.
+    Maddison, Mnih & Teh (2017); Jang, Gu & Poole (2017).
 
     Parameters
     ----------
@@ -17,13 +18,23 @@ def concrete(problem, z, generator, *, temperature=0.5, hard=False):
     generator : numpy.random.Generator
         Not used.
     temperature : float
-    hard : bool
 
     Returns
     -------
     ndarray, shaped like z
-        Unbiased for the expected loss of relaxed gates, unless `hard`.
+        Unbiased for the expected loss of relaxed gates.
     """
-    soft = expit((problem.a + logit(z)) / temperature)
-    h = (soft > 0.5).astype(float) if hard else soft
-    return problem.slope(h) * soft * (1 - soft) / temperature
+    h = expit((problem.a + logit(z)) / temperature)
+    return problem.slope(h) * h * (1 - h) / temperature
+
+
+def concrete_st(problem, z, generator, *, temperature=0.5):
+    """The same straight through: the loss has the binary gate (Jang, Gu & Poole 2017).
+
+    Parameters and result are those of `concrete`.
+    """
+    h = fire("bernoulli", problem.a, z)
+    slope = problem.slope(h)
+    return estimate(
+        "concrete_st", problem, h, dl_dh=slope, z=z, temperature=temperature
+    )

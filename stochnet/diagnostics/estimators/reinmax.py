@@ -1,8 +1,6 @@
 """ReinMax (Liu et al. 2023) for two classes."""
 
-from scipy.special import expit
-
-from stochnet.diagnostics.estimators._gates import fire
+from stochnet.diagnostics.estimators._gates import estimate, fire
 
 
 def reinmax(problem, z, generator):
@@ -22,6 +20,5 @@ def reinmax(problem, z, generator):
     -------
     ndarray, shaped like z
     """
-    h, p = fire("bernoulli", problem.a, z), expit(problem.a)
-    middle = (h + p) / 2
-    return problem.slope(h) * (2 * middle * (1 - middle) - p * (1 - p) / 2)
+    h = fire("bernoulli", problem.a, z)
+    return estimate("reinmax", problem, h, dl_dh=problem.slope(h))
