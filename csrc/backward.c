@@ -41,11 +41,12 @@ static void experts_backward(sn_network *net, int64_t l, int64_t k, float *restr
     for (int64_t e = k * G; e < (k + 1) * G; e++) {
         float *restrict H = layer->expert_output + e * ld;
         output_gradient(g, net, l, e, credited, n_credited, pass->n_rows);
-        if (all && !differs)
+        if (all && !differs) /* whole vectors */
             for (int64_t b = 0; b < pass->n_rows; b++)
                 dh[b] += g[b] * H[b];
-        for (int32_t j = 0; j < n_credited && !all && !differs; j++)
-            dh[credited[j]] += g[credited[j]] * H[credited[j]];
+        else if (!differs)
+            for (int32_t j = 0; j < n_credited; j++)
+                dh[credited[j]] += g[credited[j]] * H[credited[j]];
         for (int32_t j = 0; j < count; j++) {
             const int32_t b = rows[j];
             y[b] = h[b] * H[b];

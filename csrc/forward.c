@@ -152,9 +152,12 @@ static int probes(const sn_layer *layer, const sn_pass *pass)
 static void gates_forward(sn_layer *layer, int64_t first, int64_t end, const sn_draw *draw,
                           int64_t ld_rows, const sn_pass *pass)
 {
-    for (int64_t k = first; !draw && k < end; k++)
-        gate_predict(layer, k, pass->n_rows, ld_rows);
-    while (draw && first < end) {
+    if (!draw) {
+        for (int64_t k = first; k < end; k++)
+            gate_predict(layer, k, pass->n_rows, ld_rows);
+        return;
+    }
+    while (first < end) {
         const gate_strip strip = strip_from(first, end, pass->n_rows, ld_rows);
         const sn_unit_row row = gate_forward(layer, &strip, draw, &pass->gate);
         if (pass->training)

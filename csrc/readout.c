@@ -31,6 +31,10 @@ static void readout_forward(sn_network *net, int64_t n_rows, int training)
     const sn_layer *layer = net->layers + net->n_layers - 1;
     const int64_t blocks = sn_block_count(layer);
     const float scale = 1.0f / (float)n_rows;
+    /* read by what works on a class's whole rows: full credit, local expectation */
+    const int by_class =
+        training && (layer->credit == SN_CREDIT_ALL ||
+                     estimator_table[layer->estimator]->needs_difference);
 #pragma omp for schedule(static)
     for (int64_t b = 0; b < n_rows; b++) {
         float *logits = net->logits + b * ld, *gradient = net->logit_gradient + b * ld;
@@ -42,7 +46,7 @@ static void readout_forward(sn_network *net, int64_t n_rows, int training)
         }
         net->loss[b] = cross_entropy(logits, gradient, training ? net->target[b] : -1,
                                      scale, net->n_classes);
-        for (int64_t c = 0; training && c < net->n_classes; c++) {
+        for (int64_t c = 0; by_class && c < net->n_classes; c++) {
             net->logit_gradient_t[c * net->ld_rows + b] = gradient[c];
             net->probability_t[c * net->ld_rows + b] = logits[c];
         }
