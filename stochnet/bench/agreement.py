@@ -99,10 +99,7 @@ def check_prediction(network, data, with_torch, n_threads):
     torch.set_float32_matmul_precision("highest")
     X = data.X[:_N_ROWS]
     mine = network.predict_proba(X, n_threads=n_threads)
-    gates = [
-        np.concatenate(parts)
-        for parts in zip(*_copies(network, X, n_threads), strict=True)
-    ]
+    gates = gates_of(network, X, n_threads)
     parameters = with_torch.parameters_of(network)
     thresholds = [layer.threshold for layer in network.layers]
     tensors = [torch.from_numpy(h) for h in gates]
@@ -116,6 +113,7 @@ def check_prediction(network, data, with_torch, n_threads):
         raise DisagreementError("probabilities with contenders' own gates differ")
 
 
-def _copies(network, X, n_threads):
-    for layers in network.gates(X, n_threads=n_threads):
-        yield [h.copy() for h in layers]
+def gates_of(network, X, n_threads):
+    """Each layer's gates at prediction, (n_rows, n_gates)."""
+    chunks = network.gates(X, n_threads=n_threads)
+    return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]

@@ -6,7 +6,7 @@ beside the dense matrix product of the second.
 
 import numpy as np
 
-from stochnet.bench.agreement import check_close
+from stochnet.bench.agreement import check_close, gates_of
 from stochnet.bench.shapes import (
     LEARNING_RATE,
     MAX_NORM,
@@ -45,11 +45,7 @@ def make_networks(case, data):
 
 def check_blocks(network, X, n_threads):
     """Compare with a network that computes everything, given the gates."""
-    gates = [
-        np.concatenate(parts)
-        for parts in zip(*network.gates(X, n_threads=n_threads), strict=True)
-    ]
-    x = X
+    x, gates = X, gates_of(network, X, n_threads)
     for layer, h in zip(network.layers, gates, strict=True):
         expert = layer.expert
         H = x @ expert.values.T + expert.bias_values
