@@ -410,7 +410,7 @@ class Network:
             "loss": kernels.loss()[:n],
             "criterion": loss + penalty,
             "gates": gates,
-            "experts": list(twin._expert_outputs(X, gates)),
+            "experts": list(twin.expert_outputs(X, gates)),
             "da": [w["da"][:, :n] for w in kernels.workspace],
             "gradient": {
                 name: (
@@ -421,8 +421,20 @@ class Network:
             },
         }
 
-    def _expert_outputs(self, X, gates):
-        """Yield each layer's (E, n) outputs of the experts that the gates switch on."""
+    def expert_outputs(self, X, gates):
+        """Outputs of the experts that given gates switch on, layer by layer.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, n_inputs), float32
+        gates : iterable of ndarray of shape (n_gates, n)
+            Of each layer.
+
+        Yields
+        ------
+        ndarray of shape (n_experts, n), float32
+            Before their gates; NaN where the gate is 0.
+        """
         for layer, h in zip(self.layers, gates, strict=True):
             expert = layer.expert
             H = expert_forward(X, expert.values, expert.bias_values, h)

@@ -7,7 +7,6 @@ from scipy.special import expit
 from sklearn.utils import check_X_y
 
 from stochnet._kernels.enumeration import MOST_GATES, enumerate_gates
-from stochnet._kernels.expert import forward as expert_forward
 from stochnet.diagnostics.quadrature import (
     MOST_QUADRATURE_GATES,
     RULES,
@@ -102,15 +101,10 @@ class GateProblem:
         GateProblem
         """
         X = np.ascontiguousarray(X, dtype=np.float32)
-        last, x = network.layers[-1], X
-        below = zip(*network.gates(X), strict=True)
-        for layer, chunks in zip(network.layers[:-1], below, strict=False):
-            h = np.concatenate(chunks).T
-            H = expert_forward(x, layer.expert.values, layer.expert.bias_values, h)
-            h = np.repeat(h, layer.experts_per_gate, axis=0)
-            x = np.where(h != 0, h * H, 0).T
+        last = network.layers[-1]
+        *gates, _ = (np.concatenate(c).T for c in zip(*network.gates(X), strict=True))
         everywhere = np.ones((last.n_gates, len(X)))
-        H = expert_forward(x, last.expert.values, last.expert.bias_values, everywhere)
+        *_, H = network.expert_outputs(X, [*gates, everywhere])
         V = network.readout.values.astype(float)
         parts = H.T[:, :, None] * V  # (rows, experts, classes)
         shape = (len(X), last.n_gates, last.experts_per_gate, V.shape[1])
