@@ -1,9 +1,10 @@
 """Estimators of the gradient of the expected loss, and their table.
 
 An estimator is a function of a problem, uniform numbers z of shape (n_draws, n_rows,
-n_gates) and a generator for what else is random; keyword arguments are its options. It
-returns estimates of each example's gradient by its pre-activations, shaped like z. Of
-the problem it uses `a`, `noise_scale`, `loss`, `slope` and `difference`.
+n_gates) and a generator for what else is random; keyword arguments are its options,
+which alone its docstring lists. It returns estimates of each example's gradient by its
+pre-activations, shaped like z. Of the problem it uses `a`, `noise_scale`, `loss`,
+`slope` and `difference`.
 
 To add one takes its function, in a file here, and its line in `ESTIMATORS`.
 """

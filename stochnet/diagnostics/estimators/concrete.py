@@ -8,21 +8,12 @@ from stochnet.diagnostics.estimators._gates import estimate, fire
 def concrete(problem, z, generator, *, temperature=0.5):
     """The loss's derivative through sigm((a + logit z) / temperature).
 
-    Maddison, Mnih & Teh (2017); Jang, Gu & Poole (2017).
+    Maddison, Mnih & Teh (2017); Jang, Gu & Poole (2017). Unbiased for the expected loss
+    of relaxed gates.
 
     Parameters
     ----------
-    problem : GateProblem
-    z : ndarray of shape (n_draws, n_rows, n_gates)
-        Uniform numbers.
-    generator : numpy.random.Generator
-        Not used.
     temperature : float
-
-    Returns
-    -------
-    ndarray, shaped like z
-        Unbiased for the expected loss of relaxed gates.
     """
     h = expit((problem.a + logit(z)) / temperature)
     return problem.slope(h) * h * (1 - h) / temperature
@@ -31,7 +22,7 @@ def concrete(problem, z, generator, *, temperature=0.5):
 def concrete_st(problem, z, generator, *, temperature=0.5):
     """The same straight through: the loss has the binary gate (Jang, Gu & Poole 2017).
 
-    Parameters and result are those of `concrete`.
+    Its option is that of `concrete`.
     """
     h = fire("bernoulli", problem.a, z)
     slope = problem.slope(h)

@@ -9,19 +9,8 @@ from stochnet.diagnostics.estimators._gates import fire
 def disarm(problem, z, generator):
     """The loss's change within an antithetic pair of draws, for gates that differ.
 
-    Half of it, times sigm(|a|), with the sign of the gate's own change.
-
-    Parameters
-    ----------
-    problem : GateProblem
-    z : ndarray of shape (n_draws, n_rows, n_gates)
-        Uniform numbers; the other half of the pair uses 1 - z.
-    generator : numpy.random.Generator
-        Not used.
-
-    Returns
-    -------
-    ndarray, shaped like z
+    Half of it, times sigm(|a|), with the sign of the gate's own change. The other half
+    of the pair uses 1 - z.
     """
     h = fire("bernoulli", problem.a, z)
     other = fire("bernoulli", problem.a, 1 - z)

@@ -11,18 +11,9 @@ def hard_concrete(problem, z, generator, *, temperature=2 / 3, limits=(-0.1, 1.1
 
     Parameters
     ----------
-    problem : GateProblem
-    z : ndarray of shape (n_draws, n_rows, n_gates)
-        Uniform numbers.
-    generator : numpy.random.Generator
-        Not used.
     temperature : float
     limits : pair of float
         What the gate is stretched to, before it is clipped to [0, 1].
-
-    Returns
-    -------
-    ndarray, shaped like z
     """
     soft = expit((problem.a + logit(z)) / temperature)
     width = limits[1] - limits[0]

@@ -6,20 +6,7 @@ from stochnet.diagnostics.estimators._gates import estimate, fire
 
 
 def local_expectation(problem, z, generator):
-    """The gate's own expectation, p (1 - p) (L(1) - L(0)), the others as drawn.
-
-    Parameters
-    ----------
-    problem : GateProblem
-    z : ndarray of shape (n_draws, n_rows, n_gates)
-        Uniform numbers.
-    generator : numpy.random.Generator
-        Not used.
-
-    Returns
-    -------
-    ndarray, shaped like z
-    """
+    """The gate's own expectation, p (1 - p) (L(1) - L(0)), the others as drawn."""
     h = fire("bernoulli", problem.a, z)
     return estimate("local_expectation", problem, h, dl_dh=problem.difference(h))
 
@@ -33,16 +20,7 @@ def local_expectation_probe(problem, z, generator, *, probability=0.1):
 
     Parameters
     ----------
-    problem : GateProblem
-    z : ndarray of shape (n_draws, n_rows, n_gates)
-        Uniform numbers.
-    generator : numpy.random.Generator
-        Chooses the inactive gates.
     probability : float in (0, 1]
-
-    Returns
-    -------
-    ndarray, shaped like z
 
     Raises
     ------

@@ -9,20 +9,8 @@ from stochnet.gaters import Noise
 def noisy_rectifier(problem, z, generator):
     """Back-propagation through max(0, a + noise), by the engine.
 
-    Unbiased for the expected loss of such gates: the rectifier is continuous.
-
-    Parameters
-    ----------
-    problem : GateProblem
-        Its `noise_scale` is the Gaussian noise's standard deviation.
-    z : ndarray of shape (n_draws, n_rows, n_gates)
-        Uniform numbers.
-    generator : numpy.random.Generator
-        Not used.
-
-    Returns
-    -------
-    ndarray, shaped like z
+    The noise is Gaussian with deviation `problem.noise_scale`. Unbiased for the
+    expected loss of such gates: the rectifier is continuous.
     """
     noise = Noise("gaussian", problem.noise_scale)
     h = fire("noisy_rectifier", problem.a, problem.noise_scale * ndtri(z), noise)

@@ -22,18 +22,9 @@ def spsa(problem, z, generator, *, size=1.0):
 
     Parameters
     ----------
-    problem : GateProblem
-    z : ndarray of shape (n_draws, n_rows, n_gates)
-        Uniform numbers.
-    generator : numpy.random.Generator
-        Draws the signs.
     size : float
         1 for perturbations of +-1. The bias is of order size^2, the variance of order
         1/size.
-
-    Returns
-    -------
-    ndarray, shaped like z
     """
     sign = generator.integers(0, 2, z.shape) * 2.0 - 1.0
     above = _loss_at(problem, problem.a + size * sign, z)
@@ -46,17 +37,8 @@ def node_perturbation(problem, z, generator, *, size=0.5):
 
     Parameters
     ----------
-    problem : GateProblem
-    z : ndarray of shape (n_draws, n_rows, n_gates)
-        Uniform numbers.
-    generator : numpy.random.Generator
-        Draws the moves.
     size : float
         Standard deviation of the moves, which are Gaussian.
-
-    Returns
-    -------
-    ndarray, shaped like z
     """
     move = generator.standard_normal(z.shape)
     moved = _loss_at(problem, problem.a + size * move, z)
@@ -72,17 +54,8 @@ def finite_differences(problem, z, generator, *, size=0.5):
 
     Parameters
     ----------
-    problem : GateProblem
-    z : ndarray of shape (n_draws, n_rows, n_gates)
-        Uniform numbers.
-    generator : numpy.random.Generator
-        Not used.
     size : float
         Of each step.
-
-    Returns
-    -------
-    ndarray, shaped like z
     """
     out = np.empty(z.shape)
     for k in range(z.shape[-1]):

@@ -11,17 +11,8 @@ def reinforce(problem, z, generator, *, baseline=0.0):
 
     Parameters
     ----------
-    problem : GateProblem
-    z : ndarray of shape (n_draws, n_rows, n_gates)
-        Uniform numbers.
-    generator : numpy.random.Generator
-        Not used.
     baseline : float or array-like of shape (n_gates,)
         Any constant leaves it unbiased.
-
-    Returns
-    -------
-    ndarray, shaped like z
     """
     h = fire("bernoulli", problem.a, z)
     centred = problem.loss(h)[..., None] - baseline

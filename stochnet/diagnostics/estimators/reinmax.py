@@ -7,18 +7,6 @@ def reinmax(problem, z, generator):
     """Straight-through by Heun's rule in place of Euler's: exact to second order.
 
     Twice the sigmoid's derivative at (h + p) / 2, less half of that at p.
-
-    Parameters
-    ----------
-    problem : GateProblem
-    z : ndarray of shape (n_draws, n_rows, n_gates)
-        Uniform numbers.
-    generator : numpy.random.Generator
-        Not used.
-
-    Returns
-    -------
-    ndarray, shaped like z
     """
     h = fire("bernoulli", problem.a, z)
     return estimate("reinmax", problem, h, dl_dh=problem.slope(h))

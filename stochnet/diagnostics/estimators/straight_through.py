@@ -8,19 +8,10 @@ def straight_through(problem, z, generator, *, active=False, sigmoid_derivative=
 
     Parameters
     ----------
-    problem : GateProblem
-    z : ndarray of shape (n_draws, n_rows, n_gates)
-        Uniform numbers.
-    generator : numpy.random.Generator
-        Not used.
     active : bool
         Only gates that fired learn.
     sigmoid_derivative : bool
         Times p (1 - p), the variant of Sec. 4.
-
-    Returns
-    -------
-    ndarray, shaped like z
     """
     h = fire("bernoulli", problem.a, z)
     slope = problem.slope(h)

@@ -7,18 +7,6 @@ def sts(problem, z, generator):
     """Back-propagation through b sqrt(p) for fixed b, by the engine.
 
     What a changes of the probability that b = 1 is missing: biased.
-
-    Parameters
-    ----------
-    problem : GateProblem
-    z : ndarray of shape (n_draws, n_rows, n_gates)
-        Uniform numbers.
-    generator : numpy.random.Generator
-        Not used.
-
-    Returns
-    -------
-    ndarray, shaped like z
     """
     h = fire("sts", problem.a, z)
     slope = derivative("sts", problem.a, h)
