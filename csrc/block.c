@@ -7,20 +7,23 @@
 #include "stochnet.h"
 #include "vector.h"
 
-/* Which blocks of `width` inputs (a multiple of SN_PAD) each row has: entries first[r]
-   to last[r] of its list. */
+/* Which blocks of `width` inputs (a multiple of SN_PAD) each row has. A row x holds them one
+   behind the other, so that it is short enough for the caches; weights and gradients have
+   each block at its place. */
 typedef struct {
     int64_t width, ld;
-    const int32_t *list;          /* (rows, ld), ascending */
-    const int32_t *first, *last;  /* (rows); first may be NULL for 0 */
+    const int32_t *list;  /* (rows, ld), ascending */
+    const int32_t *last;  /* (rows): row r has entries 0 to last[r] of its list */
+    const int32_t *first; /* (rows): but of block_input_sums only those from first[r] on */
 } sn_blocks;
 
-/* Start of each active block of row r as `d`, then each vector of it. */
-#define FOR_VECTORS_OF(r)                                                              \
-    for (int32_t e = in->first ? in->first[r] : 0; e < in->last[r]; e++)                          \
+/* Each vector of entries [begin, end) of row r's list: at `d` among all inputs, `packed` in
+   its x. */
+#define FOR_VECTORS_OF(r, begin, end)                                                  \
+    for (int32_t e = begin; e < (end); e++)                                            \
         for (int64_t d = in->list[(r)*in->ld + e] * in->width,                         \
-                     d_end = d + in->width;                                            \
-             d < d_end; d += SN_LANES)
+                     packed = e * in->width, d_end = d + in->width;                    \
+             d < d_end; d += SN_LANES, packed += SN_LANES)
 
 /* Units are taken eight at a time and then singly. */
 #define FOR_UNITS(n_units, EIGHT, ONE)                                                 \
@@ -36,9 +39,9 @@ static void block_dot_8(const dot_output *o, const float *w, int64_t ld_w,
                         const float *x, const sn_blocks *in, int32_t r)
 {
     SN_EACH_8(START)
-    FOR_VECTORS_OF(r)
+    FOR_VECTORS_OF(r, 0, in->last[r])
     {
-        const sn_vec v = sn_load(x + d);
+        const sn_vec v = sn_load(x + packed);
         SN_EACH_8(STEP)
     }
     store_units(o, 0, r, sn_sum_4(sum0, sum1, sum2, sum3));
@@ -49,9 +52,9 @@ static void block_dot_1(const dot_output *o, const float *w, int64_t ld_w,
                         const float *x, const sn_blocks *in, int32_t r)
 {
     SN_EACH_1(START)
-    FOR_VECTORS_OF(r)
+    FOR_VECTORS_OF(r, 0, in->last[r])
     {
-        const sn_vec v = sn_load(x + d);
+        const sn_vec v = sn_load(x + packed);
         SN_EACH_1(STEP)
     }
     store_dot(o, 0, r, sn_sum(sum0));
@@ -59,80 +62,36 @@ static void block_dot_1(const dot_output *o, const float *w, int64_t ld_w,
 #undef START
 #undef STEP
 
-/* Up to BLOCK_ROWS rows together read each block of weights once and in order, while one
-   row after the other would jump through them; worth it from a few rows on. */
-enum { BLOCK_ROWS = 32, FEWEST_BLOCK_ROWS = 3, MOST_BLOCKS = 4096 };
-
-/* Bit j of a block's mask says whether the j-th listed row has it.
-   OUT masks (in->ld). n_rows at most BLOCK_ROWS. */
-static void mask_blocks(uint32_t *masks, const sn_blocks *in, const int32_t *rows,
-                        int64_t n_rows)
+/* Asks for part j of `parts` of n floats of eight rows of weights: those that come next, in
+   the order of memory, while rows jump through the present ones. They need not exist. */
+static void prefetch_part(const float *w, int64_t ld_w, int64_t n, int64_t j, int64_t parts)
 {
-    memset(masks, 0, (size_t)in->ld * sizeof *masks);
-    for (int64_t j = 0; j < n_rows; j++) {
-        const int32_t *list = in->list + rows[j] * in->ld;
-        for (int32_t e = in->first ? in->first[rows[j]] : 0; e < in->last[rows[j]]; e++)
-            masks[list[e]] |= 1u << j;
-    }
-}
-
-#define WEIGHT(i) const sn_vec weight##i = sn_load(w + i * ld_w + d);
-#define ADD(i) sn_store(sum + i * SN_LANES, sn_load(sum + i * SN_LANES) + weight##i * v);
-#define TAKE(i) const sn_vec sum##i = sn_load(sums[j] + i * SN_LANES);
-static void block_dot_8_rows(const dot_output *o, const float *w, int64_t ld_w,
-                             const float *x, int64_t ld_x, const sn_blocks *in,
-                             const uint32_t *masks, const int32_t *rows, int64_t n_rows)
-{
-    float sums[BLOCK_ROWS][8 * SN_LANES];
-    memset(sums, 0, (size_t)n_rows * sizeof *sums);
-    for (int64_t block = 0; block < in->ld; block++) {
-        const int64_t end = masks[block] ? (block + 1) * in->width : 0;
-        for (int64_t d = block * in->width; d < end; d += SN_LANES) {
-            SN_EACH_8(WEIGHT)
-            for (uint32_t left = masks[block]; left != 0; left &= left - 1) {
-                const int j = __builtin_ctz(left);
-                const sn_vec v = sn_load(x + rows[j] * ld_x + d);
-                float *sum = sums[j];
-                SN_EACH_8(ADD)
-            }
+    enum { LINE = 16 };
+    const int64_t lines = (n + LINE - 1) / LINE;
+    for (int64_t i = 0; i < 8; i++)
+        for (int64_t line = lines * j / parts; line < lines * (j + 1) / parts; line++) {
+            const int64_t place = (i * ld_w + line * LINE) * (int64_t)sizeof *w;
+            __builtin_prefetch((const void *)((uintptr_t)w + (uintptr_t)place), 0, 2);
         }
-    }
-    for (int64_t j = 0; j < n_rows; j++) {
-        SN_EACH_8(TAKE)
-        store_units(o, 0, rows[j], sn_sum_4(sum0, sum1, sum2, sum3));
-        store_units(o, 4, rows[j], sn_sum_4(sum4, sum5, sum6, sum7));
-    }
 }
-#undef WEIGHT
-#undef ADD
-#undef TAKE
 
-/* out[i, r] = bias[i] + w_i . x_r for the listed rows r; arguments as of
-   dot_products. A row's bits are the same whichever rows it is computed with. */
+/* out[i, r] = bias[i] + w_i . x_r for the listed rows r; arguments as of dot_products. A
+   row's bits are the same whichever rows it is computed with. */
 static void block_dot_products(float *out, int64_t ld_unit, int64_t ld_row,
                                const float *w, int64_t ld_w, const float *bias,
                                int64_t n_units, const float *x, int64_t ld_x,
                                const sn_blocks *in, const int32_t *rows, int64_t n_rows)
 {
-    uint32_t masks[MOST_BLOCKS];
-    for (int64_t first = 0; first < n_rows; first += BLOCK_ROWS) {
-        const int32_t *some = rows + first;
-        const int64_t count = n_rows - first < BLOCK_ROWS ? n_rows - first : BLOCK_ROWS;
-        const int together = count >= FEWEST_BLOCK_ROWS && in->ld <= MOST_BLOCKS;
-        int64_t i = 0;
-        if (together)
-            mask_blocks(masks, in, some, count);
-        for (int64_t step; i < n_units; i += step) {
-            const dot_output o = {out + i * ld_unit, ld_unit, ld_row, bias + i, 0};
-            const float *wi = w + i * ld_w;
-            step = n_units - i >= 8 ? 8 : 1;
-            if (step == 8 && together) {
-                block_dot_8_rows(&o, wi, ld_w, x, ld_x, in, masks, some, count);
-                continue;
-            }
-            for (int64_t j = 0; j < count; j++)
-                (step == 8 ? block_dot_8 : block_dot_1)(&o, wi, ld_w, x + some[j] * ld_x,
-                                                        in, some[j]);
+    enum { FEWEST_TO_PREFETCH = 16 }; /* fewer rows need too few of the blocks */
+    for (int64_t i = 0, step; i < n_units; i += step) {
+        const dot_output o = {out + i * ld_unit, ld_unit, ld_row, bias + i, 0};
+        const float *wi = w + i * ld_w;
+        step = n_units - i >= 8 ? 8 : 1;
+        for (int64_t j = 0; j < n_rows; j++) {
+            if (step == 8 && n_rows >= FEWEST_TO_PREFETCH)
+                prefetch_part(wi + 8 * ld_w, ld_w, ld_w, j, n_rows);
+            (step == 8 ? block_dot_8 : block_dot_1)(&o, wi, ld_w, x + rows[j] * ld_x, in,
+                                                    rows[j]);
         }
     }
 }
@@ -145,7 +104,7 @@ static void block_dot_products(float *out, int64_t ld_unit, int64_t ld_row,
     do {                                                                               \
         const float *ci = c + i * ld_unit + r * ld_row, *wi = w + i * ld_w;            \
         EACH(WEIGHT)                                                                   \
-        FOR_VECTORS_OF(r)                                                              \
+        FOR_VECTORS_OF(r, in->first[r], in->last[r])                                   \
         {                                                                              \
             sn_vec sum = sn_load(dxr + d);                                             \
             EACH(STEP)                                                                 \
@@ -174,9 +133,9 @@ static void block_input_sums(float *dx, int64_t ld_x, const float *c, int64_t ld
         const float *ci = c + i * ld_unit + r * ld_row;                                \
         float *wi = w + i * ld_w;                                                      \
         EACH(WEIGHT)                                                                   \
-        FOR_VECTORS_OF(r)                                                              \
+        FOR_VECTORS_OF(r, 0, in->last[r])                                              \
         {                                                                              \
-            const sn_vec v = sn_load(xr + d);                                          \
+            const sn_vec v = sn_load(xr + packed);                                     \
             EACH(STEP)                                                                 \
         }                                                                              \
     } while (0)

@@ -207,12 +207,12 @@ static int32_t first_from(const int32_t *rows, int32_t n, int32_t row)
     return low;
 }
 
-/* y (B, E) = h H, and the active gates of each row. Where readers skip silent blocks
-   those are not written, else they are zero. */
+/* y (B, E) = h H, and the active gates of each row. Where readers skip silent blocks a row
+   is its active blocks, one behind the other, else it is zero where a gate is. */
 static void write_output(sn_layer *layer, int64_t n_rows, int64_t ld_rows)
 {
     const int64_t G = layer->experts_per_gate;
-    const int clear = !output_has_blocks(layer);
+    const int packed = output_has_blocks(layer);
 #pragma omp for schedule(static)
     for (int64_t first = 0; first < n_rows; first += SN_PAD) {
         const int64_t end = smaller(first + SN_PAD, n_rows);
@@ -222,11 +222,12 @@ static void write_output(sn_layer *layer, int64_t n_rows, int64_t ld_rows)
             for (int64_t b = first; b < end; b++) {
                 const float h = layer->h[k * ld_rows + b];
                 const float *H = layer->expert_output + k * G * ld_rows + b;
-                float *y = layer->output + b * layer->ld_units + k * G;
+                const int64_t place = packed ? layer->n_gates_of_row[b] : k;
+                float *y = layer->output + b * layer->ld_units + place * G;
                 if (h != 0.0f)
                     layer->gates[b * layer->n_gates + layer->n_gates_of_row[b]++] =
                         (int32_t)k;
-                if (h != 0.0f || clear)
+                if (h != 0.0f || !packed)
                     for (int64_t g = 0; g < G; g++)
                         y[g] = h != 0.0f ? h * H[g * ld_rows] : 0.0f;
             }

@@ -5,7 +5,7 @@
 #include "stochnet.h"
 
 typedef struct {
-    const float *x; /* (B, ld) */
+    const float *x; /* (B, ld); with blocks only what they have, see sn_blocks */
     int64_t ld;
     int has_blocks;
     sn_blocks blocks;
@@ -28,8 +28,8 @@ static sn_input input_of(const sn_network *net, int64_t l)
     return (sn_input){below->output,
                       below->ld_units,
                       output_has_blocks(below),
-                      {below->experts_per_gate, below->n_gates, below->gates, NULL,
-                       below->n_gates_of_row}};
+                      {below->experts_per_gate, below->n_gates, below->gates,
+                       below->n_gates_of_row, NULL}};
 }
 
 /* Blocks of a layer's output whose gradient its gates ask for: beside the active ones
@@ -37,7 +37,7 @@ static sn_input input_of(const sn_network *net, int64_t l)
 static sn_blocks credited_blocks(const sn_layer *layer)
 {
     return (sn_blocks){layer->experts_per_gate, layer->n_gates, layer->credited_gates,
-                       NULL, layer->n_credited_of_row};
+                       layer->n_credited_of_row, NULL};
 }
 
 /* out[i, r] = bias[i] + w_i . x_r for `n_units` units of p from `first` on and the
