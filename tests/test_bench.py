@@ -342,6 +342,23 @@ def test_ratio_is_to_the_strongest_float32():
     assert row.endswith("3.5 NO")
 
 
+def test_scaling_is_the_range_of_times_over_limits():
+    def result(density, share, threads=2):
+        case = Case("kernel", "paper", density, 32, threads, "expert forward")
+        timings = {"stochnet": timing.Timing(6.0 / threads**0.5, 0.0, 5)}
+        found = tasks.Result(case, [density], timings)
+        found.limit = {"seconds": 1.0, "bound": "flops", "share": share}
+        return found
+
+    results = [result(0.1, 0.5), result(0.01, 0.4), result(0.1, 0.5, threads=1)]
+    assert report.format_scaling(results[1:]) == []  # nothing to compare
+    (line,) = report.format_scaling(results)
+    assert "batch 32, threads 2: 2.00 to 2.50 times" in line
+    assert line.endswith("in 2 cases, within a factor of 1.25")
+    (line,) = report.format_threads(results)
+    assert line.endswith("density 0.1 batch 32: 2 threads 1.41 times as fast as one")
+
+
 def test_targets_are_of_cases_that_the_defaults_time():
     wanted = {
         (*key, batch) for key, ratios in targets.TARGETS.items() for batch in ratios

@@ -135,6 +135,8 @@ def main(arguments=None):
             print(report.format_result(result, parsed.target), flush=True)
             results.append(result)
     print("", report.format_table(results), sep="\n")
+    for line in report.format_scaling(results) + report.format_threads(results):
+        print(line)
     if parsed.target:
         print(report.format_targets(results))
     machine["load at the end"] = limits.machine()["load"]

@@ -2,7 +2,7 @@
 
 import json
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 
 from stochnet._kernels import engine
@@ -149,6 +149,44 @@ def _cells(result):
         f"{result.limit['share']:.0%}" if result.limit else "",
         verdict,
     ]
+
+
+def format_scaling(results):
+    """How far each kernel's time is from its limit, over densities and shapes."""
+    found = {}
+    for result in results:
+        if result.limit:
+            case = result.case
+            key = case.variant, case.batch, case.threads
+            found.setdefault(key, []).append(1 / result.limit["share"])
+    return [
+        f"{variant}, batch {batch}, threads {threads}: {min(times):.2f} to "
+        f"{max(times):.2f} times the limit's time in {len(times)} cases, within a "
+        f"factor of {max(times) / min(times):.2f}"
+        for (variant, batch, threads), times in found.items()
+        if len(times) > 1
+    ]
+
+
+def format_threads(results):
+    """What more threads gain over one, case by case."""
+    single = {
+        replace(result.case, threads=1): result.timings["stochnet"].median
+        for result in results
+        if result.timings and result.case.threads == 1
+    }
+    lines = []
+    for result in results:
+        case = result.case
+        alone = single.get(replace(case, threads=1))
+        if alone is None or case.threads == 1:
+            continue
+        gain = alone / result.timings["stochnet"].median
+        lines.append(
+            f"{case.task} {case.variant} {case.shape} density {case.density:g} batch "
+            f"{case.batch}: {case.threads} threads {gain:.2f} times as fast as one"
+        )
+    return lines
 
 
 def format_targets(results):
