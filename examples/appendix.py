@@ -86,7 +86,7 @@ STUDIES = {
         ("sts", "sts", {}),
         ("sts, KL 0.001", "sts", {"penalty_weight": 0.001}),
         ("sts, noise on the draw", "sts", {"noise_on": "draw"}),
-        ("sts, momentum 0.5", "sts", {"momentum": 0.5}),
+        ("sts, no momentum", "sts", {"momentum": 0.0}),
         # a factor 0.01 on a signal that was not divided by the 32 rows
         ("sbn, factor 0.32", "sbn", {}),
         ("sbn, factor 1", "sbn", {"gater_learning_rate_init": 0.1}),
@@ -103,7 +103,7 @@ def histogram(model, X):
     if "rectifier" in model.gater:
         return None
     # what prediction compares with its threshold; the public gates are zero below it
-    p = expit(model._network.scores(0, X))
+    p = expit(model._network.predictor.scores(0, X))
     counts, _ = np.histogram(p, bins=BINS, range=(0, 1))
     return {
         "shares": (counts / p.size).tolist(),

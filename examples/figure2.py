@@ -64,6 +64,9 @@ PROTOCOL = {
     "n_iter_no_change": np.inf,
 }
 
+#: A learning rate that stays high, and the average of the weights that it visits.
+AVERAGED = {"learning_rate_decay": 0.98, "averaging": 4.0, "max_iter": 80}
+
 #: Of each preset: what all models share, and each model's own.
 PRESETS = {
     "paper": {
@@ -79,7 +82,8 @@ PRESETS = {
         "noisy_rectifier": {"adaptive_penalty": True, "penalty_weight": 1e-5},
         "rectifier": {"adaptive_penalty": True, "penalty_weight": 1e-5},
         "st": {"penalty_weight": 0.01},
-        "sts": {"penalty_weight": 0.01, "noise": "beta"},
+        # with momentum, says the text (App. A.4); the programs start at 0.5
+        "sts": {"penalty_weight": 0.01, "noise": "beta", "momentum": 0.5},
         # the programs' factor 0.01, on a signal that they did not divide by 32 rows
         "sbn": {"penalty_weight": 0.01, "gater_learning_rate_init": 0.032},
         "sigmoid_noise": {"noise": "gaussian"},
@@ -101,9 +105,14 @@ PRESETS = {
             "learning_rate_init": 0.02,
             "input_dropout": 0.2,
             "density": 0.135,  # in training, with dropout: 0.10 without
+            **AVERAGED,
         },
         # p (1 - p) makes the gates' gradient small
-        "st": {"sigmoid_derivative": True, "gater_learning_rate_init": 0.2},
+        "st": {
+            "sigmoid_derivative": True,
+            "gater_learning_rate_init": 0.2,
+            **AVERAGED,
+        },
         "sts": {"input_dropout": 0.2},
         "sbn": {"estimator": "local_expectation", "gater_learning_rate_init": 0.4},
         "sigmoid_noise": {"noise": "gaussian", "noise_scale": 1.0},

@@ -138,6 +138,12 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
     input_dropout : float in [0, 1), default=0.0
         Probability with which each input of a row is set to zero in training; the
         others are divided by 1 - input_dropout.
+    averaging : float or None, default=None
+        Predict with averaged weights, of which one is taken after every 64 mini-batches
+        and the t-th counts in proportion to about t^averaging (polynomial-decay
+        averaging, Shamir & Zhang 2013): about the last 1 / (1 + averaging) of the
+        training. Training itself is the same, and its learning rate may stay high.
+        None: predict with the last weights.
     max_norm : float or None, default=2.0
         Limit of the Euclidean norm of the incoming weights of each expert, gate and
         tanh unit; the softmax layer has none (Appendix A.4).
@@ -291,6 +297,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         "adaptive_penalty": ["boolean"],
         "firing_rate_step": [_NOT_NEGATIVE],
         "input_dropout": [Interval(Real, 0, 1, closed="left")],
+        "averaging": [Interval(Real, 0, None, closed="left"), None],
         "max_norm": [_POSITIVE, None],
         "initialization": [StrOptions(set(INITIALIZATIONS))],
         "solver": [StrOptions({"sgd", "adam"})],
@@ -341,6 +348,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         adaptive_penalty=False,
         firing_rate_step=0.02,
         input_dropout=0.0,
+        averaging=None,
         max_norm=2.0,
         initialization="sparse",
         solver="sgd",
@@ -387,6 +395,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         self.adaptive_penalty = adaptive_penalty
         self.firing_rate_step = firing_rate_step
         self.input_dropout = input_dropout
+        self.averaging = averaging
         self.max_norm = max_norm
         self.initialization = initialization
         self.solver = solver
@@ -465,7 +474,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         trainer = Trainer(network, self._schedule(len(X)), n_threads)
         trainer.run(X, codes, validation, calibration)
         if validation is None:  # else the best epoch's were restored
-            calibrate(network, calibration, n_threads)
+            calibrate(network.predictor, calibration, n_threads)
 
         self.classes_ = classes
         self._network, self._calibration = network, calibration
@@ -630,6 +639,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
             ),
             experts_per_gate=per_gate,
             input_dropout=self.input_dropout,
+            averaging=self.averaging,
             initialization=self.initialization,
             seed=_seed(self.random_state),
             rows=X[: self._schedule(len(X)).batch_size],
@@ -691,9 +701,9 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         with _calibrating:
             if self._stale:
                 n_threads = effective_n_threads(self.n_jobs)
-                calibrate(self._network, self._calibration, n_threads)
+                calibrate(self._network.predictor, self._calibration, n_threads)
                 self._stale = False
-        return self._network
+        return self._network.predictor
 
     def __sklearn_is_fitted__(self):
         """Whether a call has trained a network to its end."""
@@ -826,18 +836,17 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
     def coefs_(self):
         """Experts' weights of each layer, then the readout's, (fan_in, fan_out)."""
         check_is_fitted(self)
-        layers = self._network.layers
-        return [*(p.expert.values.T for p in layers), self._network.readout.values]
+        network = self._network.predictor
+        experts = (layer.expert.values.T for layer in network.layers)
+        return [*experts, network.readout.values]
 
     @property
     def intercepts_(self):
         """Experts' biases of each layer, then the readout's."""
         check_is_fitted(self)
-        layers = self._network.layers
-        return [
-            *(layer.expert.bias_values for layer in layers),
-            self._network.readout_bias.values[0],
-        ]
+        network = self._network.predictor
+        experts = (layer.expert.bias_values for layer in network.layers)
+        return [*experts, network.readout_bias.values[0]]
 
 
 def _seed(random_state):

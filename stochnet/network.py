@@ -135,6 +135,9 @@ class Network:
         Experts that each gate of a layer switches, 1 by default.
     input_dropout : float in [0, 1)
         Share of the inputs that is set to zero in training.
+    averaging : float, optional
+        How much more later weights count in the average that predicts; see
+        `add_to_average`. Without it the last weights predict.
     initialization : {"sparse", "glorot", "authors"}
     seed : int
         In [0, 2^64): the key of all that is random.
@@ -154,6 +157,7 @@ class Network:
         gater_optimizer,
         experts_per_gate=None,
         input_dropout=0.0,
+        averaging=None,
         initialization="sparse",
         seed=0,
         rows=None,
@@ -161,6 +165,7 @@ class Network:
         self.n_inputs, self.n_classes = n_inputs, n_classes
         self.main, self.gater = main, gater_optimizer
         self.input_dropout = input_dropout
+        self.averaging, self.n_averaged, self._average = averaging, 0, None
         self.seed = int(seed)
         self.step = 0
         widths = [n_inputs, *hidden_layer_sizes]
@@ -256,9 +261,43 @@ class Network:
         """Yield (name, Parameters) of every group, bottom up."""
         yield from self._views.items()
 
+    # ---- averaged weights ----------------------------------------------------------
+
+    @property
+    def predictor(self):
+        """The network that predicts: of the averaged weights, if there are any."""
+        return self._average or self
+
+    def add_to_average(self):
+        """Take the present weights into the average of those that predict.
+
+        The t-th weights that are taken count in proportion to about t^averaging:
+        polynomial-decay averaging, Shamir & Zhang (2013).
+        """
+        self.n_averaged += 1
+        if self._average is None:
+            self._average = self._with_own_weights()
+        share = np.float32((1 + self.averaging) / (self.n_averaged + self.averaging))
+        mean, now = self._average._flat[0], self._flat[0]
+        for start in range(0, len(now), 1 << 16):  # no copy of all weights
+            piece = slice(start, start + (1 << 16))
+            mean[piece] += share * (now[piece] - mean[piece])
+
+    def _with_own_weights(self):
+        """A network for predictions, with a copy of the weights and own thresholds."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin.layers = [copy.copy(layer) for layer in self.layers]
+        twin._flat = [aligned_zeros(len(self._flat[0]))]
+        twin._flat[0][:] = self._flat[0]
+        twin._make_views()
+        return twin
+
     def snapshot(self):
         """What `restore` needs to bring parameters and gates back to now."""
         return (
+            self._average and self._average.snapshot(),
+            self.n_averaged,
             [f.copy() for f in self._flat],
             {name: steps.copy() for name, steps in self._steps.items()},
             [
@@ -273,7 +312,11 @@ class Network:
 
     def restore(self, snapshot):
         """Undo what happened since `snapshot`, except the count of steps."""
-        flat, steps, layers = snapshot
+        average, self.n_averaged, flat, steps, layers = snapshot
+        if average is None:
+            self._average = None
+        else:
+            self._average.restore(average)
         for mine, stored in zip(self._flat, flat, strict=True):
             mine[:] = stored
         for name, stored in steps.items():
@@ -374,6 +417,8 @@ class Network:
     def release(self):
         """Free the workspaces."""
         self._training_kernels, self._prediction_kernels = None, []
+        if self._average is not None:
+            self._average.release()
 
     def gradient(self, X, y, *, step=None, n_threads=1):
         """Gradient of the criterion on one mini-batch, with the gates that it samples.

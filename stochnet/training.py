@@ -16,6 +16,10 @@ FITTING_FLOATS = 1 << 20
 #: Mini-batches of one call of the engine, between which an interrupt is noticed.
 BATCHES_PER_CALL = 512
 
+#: Mini-batches from one weights to the next that are averaged: a pass over all weights
+#: each time is a small part of what so many steps cost.
+AVERAGING_INTERVAL = 64
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -223,10 +227,9 @@ class Trainer:
         network, size = self.network, self.schedule.batch_size
         for layer in network.layers:
             layer.fired[:] = 0
-        total, n = 0.0, len(X)
-        rows_per_call = BATCHES_PER_CALL * size
-        for start in range(0, n, rows_per_call):
-            stop = min(start + rows_per_call, n)
+        total, start, n = 0.0, 0, len(X)
+        while start < n:
+            stop = min(start + size * self._steps_of_call(), n)
             piece = slice(start, stop)
             loss, _, failed = network.train(
                 X if order is not None else X[piece],
@@ -238,7 +241,10 @@ class Trainer:
             )
             if failed >= 0:
                 self._fail(epoch)
+            if network.averaging is not None and network.step % AVERAGING_INTERVAL == 0:
+                network.add_to_average()
             total += loss * (stop - start)
+            start = stop
         if network.first_nonfinite():
             self._fail(epoch)
         self.history.loss.append(total / n)
@@ -246,6 +252,12 @@ class Trainer:
             [float(layer.fired.mean() / n) for layer in network.layers]
         )
         return total / n
+
+    def _steps_of_call(self):
+        """Mini-batches until the engine has to return."""
+        if self.network.averaging is None:
+            return BATCHES_PER_CALL
+        return AVERAGING_INTERVAL - self.network.step % AVERAGING_INTERVAL
 
     def _fail(self, epoch):
         where = self.network.first_nonfinite() or "the softmax's input"
@@ -270,7 +282,9 @@ class Trainer:
             loss = self.run_epoch(X, y, epoch, order)
             score = -loss
             if validation is not None:
-                calibrate(self.network, calibration, self.n_threads, validation)
+                calibrate(
+                    self.network.predictor, calibration, self.n_threads, validation
+                )
                 score = self._accuracy(*validation)
                 self.history.validation.append(score)
                 if self.best_score is None or score > self.best_score:
@@ -291,7 +305,7 @@ class Trainer:
         self.network.release()
 
     def _accuracy(self, X, y):
-        probability = _predict(self.network, X, self.n_threads)
+        probability = _predict(self.network.predictor, X, self.n_threads)
         return float(np.mean(probability.argmax(axis=1) == y))
 
     def _no_gain(self, score):

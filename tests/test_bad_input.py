@@ -558,6 +558,7 @@ WRONG = {
     "estimator": ["pathwise ", None, 1],
     "experts_per_gate": [0, -1, 2.0, "2", None],
     "input_dropout": [-0.1, 1, 1.5, "0.5", None],
+    "averaging": [-0.1, np.nan, "1"],
     "max_norm": [0, -2, "2"],
     "initialization": ["zeros", None],
     "solver": ["lbfgs", "gradient", None],
