@@ -64,9 +64,6 @@ PROTOCOL = {
     "n_iter_no_change": np.inf,
 }
 
-#: A learning rate that stays high, and the average of the weights that it visits.
-AVERAGED = {"learning_rate_decay": 0.98, "averaging": 4.0, "max_iter": 80}
-
 #: Of each preset: what all models share, and each model's own.
 PRESETS = {
     "paper": {
@@ -111,13 +108,15 @@ PRESETS = {
             "learning_rate_init": 0.02,
             "input_dropout": 0.2,
             "density": 0.135,  # in training, with dropout: 0.10 without
-            **AVERAGED,
         },
-        # p (1 - p) makes the gates' gradient small
+        # p (1 - p) makes the gates' gradient small; the learning rate stays high, and
+        # the average of the weights that it visits predicts
         "st": {
             "sigmoid_derivative": True,
             "gater_learning_rate_init": 0.2,
-            **AVERAGED,
+            "learning_rate_decay": 0.98,
+            "averaging": 4.0,
+            "max_iter": 80,
         },
         "sts": {"input_dropout": 0.2},
         "sbn": {"estimator": "local_expectation", "gater_learning_rate_init": 0.4},
