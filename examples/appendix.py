@@ -36,6 +36,9 @@ from joblib import Parallel, delayed
 from scipy.special import expit
 
 STOCHASTIC = ("noisy_rectifier", "sts", "sbn", "st")
+#: Of all studies, which are too short for the decay of the longer runs of some models.
+SCHEDULE = {"learning_rate_decay": 0.96}
+
 BETAS = (1.1, 2.6, 5.1, 10.1, 20.1, 40.1, 80.1, 160.1)
 BINS = 20
 
@@ -121,7 +124,7 @@ def run_once(study, variant, seed, data, epochs, output):
     """Do a run whose file is not there."""
     title, name, changes = variant
     path = record_path(output, study, title, seed)
-    model = make_model(name, "paper", seed, epochs).set_params(**changes)
+    model = make_model(name, "paper", seed, epochs).set_params(**SCHEDULE | changes)
     if is_done(path, model):
         return
     state_path = output / "state" / f"{path.stem}.joblib"
