@@ -81,8 +81,8 @@ PRESETS = {
         "st": {"penalty_weight": 0.01},
         # with momentum, says the text (App. A.4); the programs start at 0.5
         "sts": {"penalty_weight": 0.01, "noise": "beta", "momentum": 0.5},
-        # the programs' factor 0.01, on a signal that they did not divide by 32 rows
-        # and its curve, which is the noisiest, ends near 150 epochs
+        # the programs' factor 0.01, on a signal that they did not divide by 32 rows;
+        # the curve, the noisiest of all, ends near 150 epochs
         "sbn": {
             "penalty_weight": 0.01,
             "gater_learning_rate_init": 0.032,

@@ -285,12 +285,20 @@ class Network:
 
     def _with_own_weights(self):
         """A network for predictions, with a copy of the weights and own thresholds."""
-        twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__)
-        twin.layers = [copy.copy(layer) for layer in self.layers]
-        twin._flat = [aligned_zeros(len(self._flat[0]))]
+        twin = self._twin(
+            layers=[copy.copy(layer) for layer in self.layers],
+            _flat=[aligned_zeros(len(self._flat[0]))],
+        )
         twin._flat[0][:] = self._flat[0]
         twin._make_views()
+        return twin
+
+    def _twin(self, **changes):
+        """A network that shares all of this one, except `changes` and workspaces."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(
+            self.__dict__, _training_kernels=None, _prediction_kernels=[], **changes
+        )
         return twin
 
     def snapshot(self):
@@ -489,11 +497,7 @@ class Network:
 
     def with_seed(self, seed):
         """The same network with another random key; it shares this one's parameters."""
-        twin = object.__new__(type(self))
-        twin.__dict__.update(
-            self.__dict__, seed=seed, _training_kernels=None, _prediction_kernels=[]
-        )
-        return twin
+        return self._twin(seed=seed)
 
     def first_nonfinite(self):
         """Name of the lowest group of parameters with a NaN or infinity, or None."""

@@ -4,20 +4,20 @@ Timed as the difference between a network of two such layers and one of the firs
 beside the dense matrix product of the second.
 """
 
+from dataclasses import replace
+
 import numpy as np
+from scipy.special import softmax
 
 from stochnet.bench.agreement import check_close, gates_of
 from stochnet.bench.shapes import (
-    LEARNING_RATE,
-    MAX_NORM,
     SEED,
     make_data,
+    make_network,
     prediction_density,
     set_thresholds,
 )
 from stochnet.bench.timing import Timing
-from stochnet.gaters import make_gater
-from stochnet.network import Network, Optimizer
 
 EXPERTS_PER_GATE = 16
 
@@ -25,19 +25,9 @@ EXPERTS_PER_GATE = 16
 def make_networks(case, data):
     """Networks of both layers and of the first alone, with thresholds."""
     sizes, networks = case.sizes, []
-    for n_layers in (2, 1):
-        optimizer = Optimizer(learning_rate=LEARNING_RATE, max_norm=MAX_NORM)
-        network = Network(
-            sizes.n_inputs,
-            sizes.n_classes,
-            sizes.n_units[:n_layers],
-            sizes.n_hidden[:n_layers],
-            make_gater("st", density=case.density, credit="active"),
-            optimizer,
-            optimizer,
-            experts_per_gate=(EXPERTS_PER_GATE,) * n_layers,
-            seed=SEED,
-        )
+    for n in (2, 1):
+        shape = replace(sizes, n_hidden=sizes.n_hidden[:n], n_units=sizes.n_units[:n])
+        network = make_network(shape, case.density, experts_per_gate=EXPERTS_PER_GATE)
         set_thresholds(network, data.X, case.density, case.threads)
         networks.append(network)
     return networks
@@ -51,8 +41,7 @@ def check_blocks(network, X, n_threads):
         H = x @ expert.values.T + expert.bias_values
         x = np.repeat(h, layer.experts_per_gate, axis=1) * H
     logits = x @ network.readout.values + network.readout_bias.values[0]
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    given = odds / odds.sum(axis=1, keepdims=True)
+    given = softmax(logits, axis=1)
     check_close("probabilities", network.predict_proba(X, n_threads=n_threads), given)
 
 

@@ -88,7 +88,7 @@ def make_data(shape, batch, n_batches=None):
     return Data(X, y, batch)
 
 
-def make_network(shape, density, credit="active"):
+def make_network(shape, density, credit="active", experts_per_gate=1):
     """A straight-through network without a control of the bias, norms within limits."""
     optimizer = Optimizer(learning_rate=LEARNING_RATE, max_norm=MAX_NORM)
     network = Network(
@@ -99,6 +99,7 @@ def make_network(shape, density, credit="active"):
         make_gater("st", density=density, credit=credit),
         optimizer,
         optimizer,
+        experts_per_gate=[experts_per_gate] * len(shape.n_units),
         seed=SEED,
     )
     for layer in network.layers:
