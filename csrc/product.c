@@ -18,8 +18,16 @@
 #define TILE_UNITS 4
 #endif
 
-/* Rows that one pass over longer ones is cut into, in floats: a tile's stay in L1. */
+/* Longer rows are cut into pieces of at most so many floats: a tile's stay in L1, and all
+   rows of a mini-batch in L2. Part of the result's definition. */
 enum { PIECE = 1024 };
+
+/* Length of nearly equal pieces of rows of n floats. */
+static int64_t piece_length(int64_t n)
+{
+    const int64_t pieces = (n - 1) / PIECE + 1;
+    return padded((n - 1) / pieces + 1);
+}
 
 /* ---- Dot products: one vector accumulator each, and then its sum ---------------- */
 
@@ -123,7 +131,7 @@ static void dot_products(float *out, int64_t ld_unit, int64_t ld_row, const floa
                          const float *x, int64_t ld_x, const int32_t *rows,
                          int64_t n_rows, int64_t n)
 {
-    const int64_t pieces = (n - 1) / PIECE + 1, length = padded((n - 1) / pieces + 1);
+    const int64_t length = piece_length(n);
     for (int64_t d = 0; d < n; d += length) {
         const int64_t m = d + length < n ? length : n - d;
         for (int64_t i = 0, step; i < n_units; i += step) {
@@ -155,36 +163,35 @@ static void dot_products(float *out, int64_t ld_unit, int64_t ld_row, const floa
 /* Few rows of a unit leave a tile waiting for its own sums. What is left over from
    several units is computed eight pairs at a time instead. */
 typedef struct {
-    int64_t n; /* floats of a row */
+    int64_t n; /* floats of a row's piece */
+    int add;   /* to what is there, in place of the bias */
     int count;
     const float *w[8], *x[8];
     float bias[8], *out[8];
 } dot_pairs;
 
 #define START(i) sn_vec sum##i = {0};
-#define POINT(i) const float *w##i = pairs->w[i] + d, *x##i = pairs->x[i] + d;
-#define STEP(i) sum##i += sn_load(w##i + e) * sn_load(x##i + e);
+#define POINT(i) const float *w##i = pairs->w[i], *x##i = pairs->x[i];
+#define STEP(i) sum##i += sn_load(w##i + d) * sn_load(x##i + d);
 static void finish_pairs(dot_pairs *pairs)
 {
-    const int64_t pieces = (pairs->n - 1) / PIECE + 1;
-    const int64_t length = padded((pairs->n - 1) / pieces + 1);
+    const int64_t n = pairs->n;
     const int count = pairs->count;
+    if (count == 0)
+        return;
     for (int i = count; i < 8; i++) { /* computed and dropped: too rare to matter */
         pairs->w[i] = pairs->w[0];
         pairs->x[i] = pairs->x[0];
     }
-    for (int64_t d = 0; count > 0 && d < pairs->n; d += length) {
-        const int64_t m = d + length < pairs->n ? length : pairs->n - d;
-        SN_EACH_8(START)
-        SN_EACH_8(POINT)
-        for (int64_t e = 0; e < m; e += SN_LANES) {
-            SN_EACH_8(STEP)
-        }
-        const sn_four sums[2] = {sn_sum_4(sum0, sum1, sum2, sum3),
-                                 sn_sum_4(sum4, sum5, sum6, sum7)};
-        for (int i = 0; i < count; i++)
-            *pairs->out[i] = (d == 0 ? pairs->bias[i] : *pairs->out[i]) + sums[i / 4][i % 4];
+    SN_EACH_8(START)
+    SN_EACH_8(POINT)
+    for (int64_t d = 0; d < n; d += SN_LANES) {
+        SN_EACH_8(STEP)
     }
+    const sn_four sums[2] = {sn_sum_4(sum0, sum1, sum2, sum3),
+                             sn_sum_4(sum4, sum5, sum6, sum7)};
+    for (int i = 0; i < count; i++)
+        *pairs->out[i] = (pairs->add ? *pairs->out[i] : pairs->bias[i]) + sums[i / 4][i % 4];
     pairs->count = 0;
 }
 #undef START
@@ -197,10 +204,11 @@ static void dot_products_of_unit(float *out, const float *w, float bias, const f
                                  int64_t ld_x, const int32_t *rows, int64_t n_rows,
                                  dot_pairs *pairs)
 {
-    const int64_t whole = n_rows / 8 * 8;
-    if (whole > 0)
-        dot_products(out, 0, 1, w, 0, &bias, 1, x, ld_x, rows, whole, pairs->n);
-    for (int64_t j = whole; j < n_rows; j++) {
+    const dot_output o = {out, 0, 1, &bias, pairs->add};
+    int64_t j = 0;
+    for (; j + 8 <= n_rows; j += 8)
+        dot_1_by_8(&o, w, 0, x, ld_x, rows + j, pairs->n);
+    for (; j < n_rows; j++) {
         const int i = pairs->count++;
         pairs->w[i] = w;
         pairs->x[i] = x + rows[j] * ld_x;
@@ -208,6 +216,48 @@ static void dot_products_of_unit(float *out, const float *w, float bias, const f
         pairs->out[i] = out + rows[j];
         if (pairs->count == 8)
             finish_pairs(pairs);
+    }
+}
+
+/* ---- Experts --------------------------------------------------------------------- */
+
+/* The first gate from k on with rows, or `end`. */
+static int64_t next_listed(const int32_t *count, int64_t k, int64_t end)
+{
+    while (k < end && count[k] == 0)
+        k++;
+    return k;
+}
+
+/* Whether gates [first, end) have enough rows that the next expert's weights arrive while
+   one is computed; with fewer, asking for them costs more than it saves. */
+static int is_worth_prefetching(const int32_t *count, int64_t first, int64_t end)
+{
+    int64_t listed = 0;
+    for (int64_t k = first; k < end; k++)
+        listed += count[k];
+    return listed > end - first;
+}
+
+/* Single experts, piece by piece of their rows: those of x stay in cache meanwhile. */
+static void single_expert_forward(float *H, int64_t ld_rows, const sn_parameters *expert,
+                                  const float *x, const int32_t *rows,
+                                  const int32_t *count, int64_t first, int64_t end)
+{
+    const int64_t ld = expert->ld, length = piece_length(ld);
+    const int prefetches = is_worth_prefetching(count, first, end);
+    for (int64_t d = 0; d < ld; d += length) {
+        dot_pairs pairs = {.n = d + length < ld ? length : ld - d, .add = d > 0};
+        int64_t next;
+        for (int64_t k = next_listed(count, first, end); k < end; k = next) {
+            next = next_listed(count, k + 1, end);
+            if (prefetches && next < end)
+                sn_prefetch(expert->weight + next * ld + d, pairs.n);
+            dot_products_of_unit(H + k * ld_rows, expert->weight + k * ld + d,
+                                 expert->bias[k], x + d, ld, rows + k * ld_rows,
+                                 count[k], &pairs);
+        }
+        finish_pairs(&pairs);
     }
 }
 
@@ -220,18 +270,13 @@ static void expert_forward(float *H, int64_t ld_rows, const sn_parameters *exper
                            const int32_t *count, int64_t first, int64_t end)
 {
     const int64_t ld = expert->ld, G = experts_per_gate;
-    dot_pairs pairs = {.n = ld};
-    for (int64_t k = first; k < end; k++) {
-        const float *w = expert->weight + k * G * ld, *bias = expert->bias + k * G;
-        float *out = H + k * G * ld_rows;
-        if (G == 1)
-            dot_products_of_unit(out, w, *bias, x, ld, rows + k * ld_rows, count[k],
-                                 &pairs);
-        else
-            dot_products(out, ld_rows, 1, w, ld, bias, G, x, ld, rows + k * ld_rows,
-                         count[k], ld);
+    if (G == 1) {
+        single_expert_forward(H, ld_rows, expert, x, rows, count, first, end);
+        return;
     }
-    finish_pairs(&pairs);
+    for (int64_t k = first; k < end; k++)
+        dot_products(H + k * G * ld_rows, ld_rows, 1, expert->weight + k * G * ld, ld,
+                     expert->bias + k * G, G, x, ld, rows + k * ld_rows, count[k], ld);
 }
 
 /* ---- Weighted sums of rows --------------------------------------------------------- */
