@@ -82,14 +82,20 @@ static void update_experts(sn_network *net, sn_layer *layer, int64_t first, int6
                            const sn_input *in, const sn_pass *pass)
 {
     const int64_t ld = net->ld_rows, G = layer->experts_per_gate;
-    if (is_dense_tile(layer, layer->count, first, end, pass->n_rows)) {
+    const sn_parameters *expert = &layer->expert;
+    const int32_t *count = layer->count;
+    if (is_dense_tile(layer, count, first, end, pass->n_rows)) {
         update_dense_tile(net, layer, first, in, pass);
         return;
     }
-    for (int64_t k = first; k < end; k++)
+    for (int64_t k = next_listed(count, first, end), next; k < end; k = next) {
+        next = next_listed(count, k + 1, end);
+        if (G == 1 && next < end)
+            sn_prefetch(expert->weight + next * expert->ld, expert->ld);
         update_units(&layer->expert, k * G, G, &net->main,
                      layer->expert_output + k * G * ld, ld, 1, in, net->indices,
-                     layer->rows + k * ld, layer->count[k], pass->gradient);
+                     layer->rows + k * ld, count[k], pass->gradient);
+    }
 }
 
 /* Gradients of h and H, and the estimator's of a, for gate k. */
@@ -102,6 +108,23 @@ static void gate_and_experts_backward(sn_network *net, int64_t l, int64_t k,
     if (layer->credit == SN_CREDIT_ALL || layer->n_credited[k] > 0)
         experts_backward(net, l, k, dh, pass);
     gate_backward(layer, k, pass->n_rows, net->ld_rows, dh, net->loss, draw, &pass->gate);
+}
+
+/* Asks for what the gradients of gates [first, end) of the last layer start to read: short
+   rows of gates that are too few for the processor to foresee which come next. */
+static void prefetch_units(const sn_network *net, const sn_layer *layer, int64_t first,
+                           int64_t end)
+{
+    enum { START = 32 };
+    const int64_t ld = net->ld_rows, G = layer->experts_per_gate;
+    const int32_t *count = layer->count;
+    for (int64_t k = next_listed(count, first, end); k < end;
+         k = next_listed(count, k + 1, end)) {
+        sn_prefetch(net->readout.weight + k * G * net->ld_classes, net->ld_classes);
+        sn_prefetch(layer->expert_output + k * G * ld, START);
+        sn_prefetch(layer->h + k * ld, START);
+        __builtin_prefetch(layer->rows + k * ld);
+    }
 }
 
 /* Tile by tile of gates what is asked for: gradients, which are left in layer->da and, for
@@ -119,6 +142,8 @@ static void units_backward(sn_network *net, int64_t l, int gradients, int steps,
         const int64_t block_end = smaller(block + width, layer->n_gates);
         for (int64_t first = block; first < block_end; first += TILE_GATES) {
             const int64_t end = smaller(first + TILE_GATES, block_end);
+            if (gradients && l == net->n_layers - 1)
+                prefetch_units(net, layer, end, smaller(end + TILE_GATES, block_end));
             for (int64_t k = first; gradients && k < end; k++)
                 gate_and_experts_backward(net, l, k, &draw, pass);
             if (steps)
