@@ -1,7 +1,7 @@
 /* One layer downwards: gate by gate the gradients of H and h, the estimator, and the
  * updates of readout and experts; where a layer lies below, first the gradient of the
- * input, panel by panel; then the gater's two dense layers. Called by all threads of a
- * parallel region; see network.c.
+ * input, panel by panel; and the gater's two dense layers, for which see gater.c. Called by
+ * all threads of a parallel region; see network.c.
  */
 #include "layout.h"
 #include "stochnet.h"
@@ -127,27 +127,47 @@ static void prefetch_units(const sn_network *net, const sn_layer *layer, int64_t
     }
 }
 
-/* Tile by tile of gates what is asked for: gradients, which are left in layer->da and, for
-   the experts, in layer->expert_output; and the experts' steps, in the same go where
-   nothing below waits for their weights. */
-static void units_backward(sn_network *net, int64_t l, int gradients, int steps,
+/* What is asked for of gates [first, end), tile by tile: see units_backward. */
+static void tiles_backward(sn_network *net, int64_t l, int64_t first, int64_t end,
+                           int gradients, int steps, const sn_draw *draw,
                            const sn_pass *pass)
 {
     sn_layer *layer = net->layers + l;
     const sn_input in = input_of(net, l);
-    const int64_t width = sn_block_width(layer);
+    for (; first < end; first += TILE_GATES) {
+        const int64_t tile_end = smaller(first + TILE_GATES, end);
+        if (gradients && l == net->n_layers - 1)
+            prefetch_units(net, layer, tile_end,
+                           smaller(tile_end + TILE_GATES, layer->n_gates));
+        for (int64_t k = first; gradients && k < tile_end; k++)
+            gate_and_experts_backward(net, l, k, draw, pass);
+        if (steps)
+            update_experts(net, layer, first, tile_end, &in, pass);
+    }
+}
+
+/* Block by block of gates what is asked for: gradients, which are left in layer->da and,
+   for the experts, in layer->expert_output; and the experts' steps, in the same go where
+   nothing below waits for their weights. Where it is by block, the gater's part of them
+   follows: see gater.c. */
+static void units_backward(sn_network *net, int64_t l, int gradients, int steps,
+                           const sn_pass *pass)
+{
+    sn_layer *layer = net->layers + l;
+    const int64_t width = sn_block_width(layer), n_rows = pass->n_rows;
     const sn_draw draw = layer_draw(pass, l);
+    const int gates = gradients && sn_sums_by_block(layer);
 #pragma omp for schedule(dynamic)
     for (int64_t block = 0; block < layer->n_gates; block += width) {
         const int64_t block_end = smaller(block + width, layer->n_gates);
-        for (int64_t first = block; first < block_end; first += TILE_GATES) {
-            const int64_t end = smaller(first + TILE_GATES, block_end);
-            if (gradients && l == net->n_layers - 1)
-                prefetch_units(net, layer, end, smaller(end + TILE_GATES, block_end));
-            for (int64_t k = first; gradients && k < end; k++)
-                gate_and_experts_backward(net, l, k, &draw, pass);
-            if (steps)
-                update_experts(net, layer, first, end, &in, pass);
+        float *dU = gates ? cleared_partial(net, layer, block / width, n_rows) : NULL;
+        for (int64_t first = block; first < block_end; first += UPDATE_UNITS) {
+            const int64_t end = smaller(first + UPDATE_UNITS, block_end);
+            tiles_backward(net, l, first, end, gradients, steps, &draw, pass);
+            if (!dU)
+                continue;
+            add_hidden_gradient(dU, net, layer, 0, n_rows, 0, layer->ld_hidden, first, end);
+            update_gates(net, layer, first, end, pass);
         }
     }
 }
@@ -221,56 +241,6 @@ static void input_gradient(sn_network *net, int64_t l, const sn_pass *pass)
                                smaller(UPDATE_UNITS, layer->n_hidden - m), ld_x,
                                skips ? &within : NULL, net->indices, n_rows, begin, end);
     }
-}
-
-/* ---- The gater ---------------------------------------------------------------------- */
-
-/* du = (da' Wg) (1 - U^2), (B, M) */
-static void hidden_backward(const sn_network *net, sn_layer *layer, int64_t n_rows)
-{
-    const int64_t width = panel_width(layer->n_hidden), ld = layer->ld_hidden;
-#pragma omp for schedule(dynamic) collapse(2)
-    for (int64_t first = 0; first < n_rows; first += PANEL_ROWS)
-        for (int64_t m = 0; m < layer->n_hidden; m += width) {
-            const int64_t n = smaller(width, layer->n_hidden - m), n_padded = padded(n);
-            const int64_t rows = smaller(PANEL_ROWS, n_rows - first);
-            float *du = layer->hidden_gradient + m;
-            const float *U = layer->hidden_output + m;
-            for (int64_t b = first; b < first + rows; b++)
-                memset(du + b * ld, 0, (size_t)n_padded * sizeof *du);
-            for (int64_t k = 0; k < layer->n_gates; k += LEAST_INDICES)
-                weighted_sums(du, ld, net->indices + first, rows,
-                              layer->da + k * net->ld_rows, 1, net->ld_rows,
-                              layer->gate.weight + k * ld + m, ld, net->indices,
-                              smaller(LEAST_INDICES, layer->n_gates - k), n_padded,
-                              1.0f);
-            for (int64_t b = first; b < first + rows; b++)
-                for (int64_t i = 0; i < n; i++)
-                    du[b * ld + i] *= 1.0f - U[b * ld + i] * U[b * ld + i];
-        }
-}
-
-/* The gater's two dense layers, UPDATE_UNITS at a time; with the gates, the control of
-   their firing rate. */
-static void update_gater(sn_network *net, int64_t l, const sn_pass *pass)
-{
-    sn_layer *layer = net->layers + l;
-    const int64_t n_rows = pass->n_rows, ld = net->ld_rows;
-    const sn_input in = input_of(net, l);
-    const sn_input hidden = {.x = layer->hidden_output, .ld = layer->ld_hidden};
-#pragma omp for schedule(dynamic)
-    for (int64_t k = 0; k < layer->n_gates; k += UPDATE_UNITS) {
-        const int64_t width = smaller(UPDATE_UNITS, layer->n_gates - k);
-        update_units(&layer->gate, k, width, &net->gater, layer->da + k * ld, ld, 1,
-                     &hidden, net->indices, net->indices, n_rows, pass->gradient);
-        for (int64_t i = 0; i < width; i++)
-            control_firing_rate(layer, k + i, n_rows);
-    }
-#pragma omp for schedule(dynamic)
-    for (int64_t m = 0; m < layer->n_hidden; m += UPDATE_UNITS)
-        update_units(&layer->hidden, m, smaller(UPDATE_UNITS, layer->n_hidden - m),
-                     &net->gater, layer->hidden_gradient + m, 1, layer->ld_hidden, &in,
-                     net->indices, net->indices, n_rows, pass->gradient);
 }
 
 static void layer_backward(sn_network *net, int64_t l, const sn_pass *pass)

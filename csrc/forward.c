@@ -1,4 +1,4 @@
-/* One layer upwards: U = tanh(x Wb' + bb); then block by block of gates: a = Wg U' + bg,
+/* One layer upwards: the gater's hidden units; then block by block of gates: pre-activations,
  * noise, gate, active rows, penalty, experts of the active rows, readout. Called by all
  * threads of a parallel region; see network.c.
  */
@@ -6,80 +6,10 @@
 #include "stochnet.h"
 #include "vector.h"
 
-/* Most columns and rows of a panel of a dense layer. */
-enum { PANEL_COLUMNS = 256, PANEL_ROWS = 256 };
-
 /* Gates whose experts may be computed together, as a dense layer, and the share of their
    rows from which on that is faster, forward and backward. */
 enum { TILE_GATES = 8 };
 static const double DENSE_SHARE = 0.4;
-
-static int64_t smaller(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-/* Width of nearly equal panels of at most PANEL_COLUMNS of n columns, at least two
-   panels where there is enough to share. */
-static int64_t panel_width(int64_t n)
-{
-    const int64_t panels = smaller(1 + (n - 1) / PANEL_COLUMNS, n) + (n <= PANEL_COLUMNS);
-    return padded((n + panels - 1) / panels);
-}
-
-/* What a thread carries through a mini-batch. */
-typedef struct {
-    int64_t n_rows;
-    const sn_draw *draw; /* NULL: deterministic */
-    int training;
-    gate_scratch gate;
-    float *row;      /* one row of weights */
-    float *gradient; /* (UPDATE_UNITS) rows of weights */
-} sn_pass;
-
-/* In place. n a multiple of SN_PAD. */
-static void tanh_row(float *x, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++)
-        x[i] = sn_tanh(x[i]);
-}
-
-/* U = tanh(x Wb' + bb), (B, M) */
-static void hidden_forward(const sn_network *net, int64_t l, int64_t n_rows)
-{
-    sn_layer *layer = net->layers + l;
-    const sn_input in = input_of(net, l);
-    const int64_t width = panel_width(layer->n_hidden), ld = layer->ld_hidden;
-#pragma omp for schedule(dynamic) collapse(2)
-    for (int64_t first = 0; first < n_rows; first += PANEL_ROWS)
-        for (int64_t m = 0; m < layer->n_hidden; m += width) {
-            const int64_t n = smaller(width, layer->n_hidden - m);
-            const int64_t rows = smaller(PANEL_ROWS, n_rows - first);
-            float *U = layer->hidden_output + m;
-            input_products(U, 1, ld, &layer->hidden, m, n, &in, net->indices + first, rows);
-            for (int64_t b = first; b < first + rows; b++)
-                tanh_row(U + b * ld, padded(n));
-        }
-}
-
-/* out (units, B) = W x' + bias for units [first, end) of p on every row: gates on U, or
-   experts on x */
-static void unit_major_products(float *out, const sn_network *net, const sn_parameters *p,
-                                int64_t first, int64_t end, const sn_input *in,
-                                int64_t n_rows)
-{
-    for (int64_t b = 0; b < n_rows; b += PANEL_ROWS)
-        input_products(out + first * net->ld_rows, net->ld_rows, 1, p, first, end - first,
-                       in, net->indices + b, smaller(PANEL_ROWS, n_rows - b));
-}
-
-/* a (K, B), of gates [first, end) */
-static void gate_products(const sn_network *net, sn_layer *layer, int64_t first,
-                          int64_t end, int64_t n_rows)
-{
-    const sn_input hidden = {.x = layer->hidden_output, .ld = layer->ld_hidden};
-    unit_major_products(layer->a, net, &layer->gate, first, end, &hidden, n_rows);
-}
 
 /* Whether the experts of gates [first, first + TILE_GATES) are better computed on every
    row, as a dense layer: each has rows, and together more than DENSE_SHARE of them. Single

@@ -9,6 +9,11 @@
 enum { GATE_SCRATCH_ROWS = 6, UPDATE_UNITS = 32, LEAST_INDICES = 256 };
 enum { STRIP = 512, STRIP_GATES = STRIP / SN_PAD };
 
+static inline int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
 /* n rounded up to whole vectors */
 static inline int64_t padded(int64_t n)
 {
@@ -34,6 +39,30 @@ static inline int64_t sn_block_width(const sn_layer *layer)
 static inline int64_t sn_block_count(const sn_layer *layer)
 {
     return (layer->n_gates - 1) / sn_block_width(layer) + 1;
+}
+
+/* Whether backward a block of gates is done with at once, their weights included. Each block
+   then has its own partial sum of the hidden units' gradient, which is worth it where it is
+   shorter than the block's rows of da: they and the weights stay in cache. */
+static inline int sn_sums_by_block(const sn_layer *layer)
+{
+    return layer->n_hidden <= sn_block_width(layer);
+}
+
+/* Floats of `partials`, (blocks, B, columns): forward of the readout, backward of hidden
+   units. */
+static inline int64_t sn_partials_size(const sn_network *net)
+{
+    int64_t most = 0;
+    for (int64_t l = 0; l < net->n_layers; l++) {
+        const sn_layer *layer = net->layers + l;
+        const int64_t hidden = sn_sums_by_block(layer) ? layer->ld_hidden : 0;
+        const int64_t classes = l == net->n_layers - 1 ? net->ld_classes : 0;
+        const int64_t columns = hidden > classes ? hidden : classes;
+        const int64_t size = sn_block_count(layer) * net->ld_rows * columns;
+        most = size > most ? size : most;
+    }
+    return most;
 }
 
 /* Entries of `indices`: for the rows of a batch and the experts of a gate. */

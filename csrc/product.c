@@ -312,6 +312,7 @@ static void expert_forward(float *H, int64_t ld_rows, const sn_parameters *exper
 #if TILE_UNITS == 8
 DEFINE_SUM_TILE(sum_8_by_3, SN_EACH_8, SN_EACH_3, _3)
 DEFINE_SUM_TILE(sum_8_by_1, SN_EACH_8, SN_EACH_1, _1)
+DEFINE_SUM_TILE(sum_4_by_4, SN_EACH_4, SN_EACH_4, _4)
 #endif
 DEFINE_SUM_TILE(sum_4_by_3, SN_EACH_4, SN_EACH_3, _3)
 DEFINE_SUM_TILE(sum_4_by_1, SN_EACH_4, SN_EACH_1, _1)
@@ -335,6 +336,10 @@ typedef void sum_kernel(float *, int64_t, const int32_t *, const float *, int64_
 static sum_kernel *choose_sum(int64_t *units, int64_t *vectors, int64_t left)
 {
 #if TILE_UNITS == 8
+    if (left >= 4 && (*vectors == 4 || *vectors == 8)) {
+        *units = *vectors = 4;
+        return sum_4_by_4;
+    }
     if (left >= 8) {
         *units = 8;
         *vectors = *vectors >= 3 ? 3 : 1;

@@ -230,7 +230,7 @@ typedef struct {
     float *input;           /* (B, ld_inputs of the first layer) */
     int32_t *target;        /* (B) */
     const int32_t *indices; /* (sn_index_count) 0, 1, 2, ... */
-    float *partials;        /* (sn_block_count(last layer), B, ld_classes) */
+    float *partials;        /* (sn_partials_size) sums of blocks of gates */
     float *logits;          /* (B, ld_classes), after the loss: probabilities */
     float *logit_gradient;  /* (B, ld_classes) */
     float *logit_gradient_t;/* (C, ld_rows) */

@@ -20,6 +20,7 @@
 #include "../update.c"
 #include "../input.c"
 #include "../readout.c"
+#include "../gater.c"
 #include "../forward.c"
 #include "../backward.c"
 #include "../network.c"

@@ -268,7 +268,7 @@ cdef extern from "stochnet.h":
 cdef extern from "layout.h":
     int64_t padded(int64_t n) noexcept nogil
     int64_t sn_row_length(int64_t n) noexcept nogil
-    int64_t sn_block_count(const sn_layer *layer) noexcept nogil
+    int64_t sn_partials_size(const sn_network *net) noexcept nogil
     int64_t sn_index_count(const sn_network *net) noexcept nogil
     int64_t sn_scratch_size(const sn_network *net) noexcept nogil
 

@@ -6,8 +6,8 @@ from libc.stdlib cimport calloc, free
 from stochnet._kernels.arrays cimport floats, integers, long_integers
 from stochnet._kernels.engine cimport (
     SN_BASELINE_MEAN, SN_BASELINE_NONE, SN_BASELINE_UNIT, SN_CREDIT_PROBE, engine,
-    padded, sn_block_count, sn_draw, sn_examples, sn_index_count, sn_layer, sn_network,
-    sn_row_length, sn_scratch_size,
+    padded, sn_draw, sn_examples, sn_index_count, sn_layer, sn_network,
+    sn_partials_size, sn_row_length, sn_scratch_size,
 )
 from stochnet._kernels.random cimport draw_of, noise_of
 from stochnet._kernels.update cimport optimizer_of, parameters_of
@@ -106,11 +106,10 @@ cdef class NetworkKernels:
         cdef sn_network *net = &self.net
         cdef sn_layer *c
         cdef int64_t B = net.ld_rows
-        cdef int64_t n_blocks = sn_block_count(&net.layers[net.n_layers - 1])
         net.scratch_size = sn_scratch_size(net)
         sizes = [
             ("input", B * net.layers[0].ld_inputs),
-            ("partials", n_blocks * B * net.ld_classes),
+            ("partials", sn_partials_size(net)),
             ("logits", B * net.ld_classes),
             ("logit_gradient", B * net.ld_classes),
             ("logit_gradient_t", net.n_classes * B),

@@ -1,0 +1,180 @@
+/* The gater's two dense layers, U = tanh(x Wb' + bb) and a = Wg U' + bg, upwards and
+ * downwards. Called by all threads of a parallel region; see network.c.
+ *
+ * Downwards there are two ways. With few hidden units a block of gates adds its part to its
+ * own partial sum of dL/dU and takes its step at once, while its da and weights are in
+ * cache. With many, such sums would be larger than da: then all gates come first, dL/dU
+ * follows panel by panel of hidden units, and the gates' steps are last.
+ */
+#include "layout.h"
+#include "stochnet.h"
+#include "vector.h"
+
+/* Most columns and rows of a panel of a dense layer. */
+enum { PANEL_COLUMNS = 256, PANEL_ROWS = 256 };
+
+/* Width of nearly equal panels of at most PANEL_COLUMNS of n columns, at least two
+   panels where there is enough to share. */
+static int64_t panel_width(int64_t n)
+{
+    const int64_t panels = smaller(1 + (n - 1) / PANEL_COLUMNS, n) + (n <= PANEL_COLUMNS);
+    return padded((n + panels - 1) / panels);
+}
+
+/* What a thread carries through a mini-batch. */
+typedef struct {
+    int64_t n_rows;
+    const sn_draw *draw; /* NULL: deterministic */
+    int training;
+    gate_scratch gate;
+    float *row;      /* one row of weights */
+    float *gradient; /* (UPDATE_UNITS) rows of weights */
+} sn_pass;
+
+/* ---- Upwards ------------------------------------------------------------------------ */
+
+/* In place. n a multiple of SN_PAD. */
+static void tanh_row(float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        x[i] = sn_tanh(x[i]);
+}
+
+/* U = tanh(x Wb' + bb), (B, M) */
+static void hidden_forward(const sn_network *net, int64_t l, int64_t n_rows)
+{
+    sn_layer *layer = net->layers + l;
+    const sn_input in = input_of(net, l);
+    const int64_t width = panel_width(layer->n_hidden), ld = layer->ld_hidden;
+#pragma omp for schedule(dynamic) collapse(2)
+    for (int64_t first = 0; first < n_rows; first += PANEL_ROWS)
+        for (int64_t m = 0; m < layer->n_hidden; m += width) {
+            const int64_t n = smaller(width, layer->n_hidden - m);
+            const int64_t rows = smaller(PANEL_ROWS, n_rows - first);
+            float *U = layer->hidden_output + m;
+            input_products(U, 1, ld, &layer->hidden, m, n, &in, net->indices + first, rows);
+            for (int64_t b = first; b < first + rows; b++)
+                tanh_row(U + b * ld, padded(n));
+        }
+}
+
+/* out (units, B) = W x' + bias for units [first, end) of p on every row: gates on U, or
+   experts on x */
+static void unit_major_products(float *out, const sn_network *net, const sn_parameters *p,
+                                int64_t first, int64_t end, const sn_input *in,
+                                int64_t n_rows)
+{
+    for (int64_t b = 0; b < n_rows; b += PANEL_ROWS)
+        input_products(out + first * net->ld_rows, net->ld_rows, 1, p, first, end - first,
+                       in, net->indices + b, smaller(PANEL_ROWS, n_rows - b));
+}
+
+/* a (K, B), of gates [first, end) */
+static void gate_products(const sn_network *net, sn_layer *layer, int64_t first,
+                          int64_t end, int64_t n_rows)
+{
+    const sn_input hidden = {.x = layer->hidden_output, .ld = layer->ld_hidden};
+    unit_major_products(layer->a, net, &layer->gate, first, end, &hidden, n_rows);
+}
+
+/* ---- Downwards ---------------------------------------------------------------------- */
+
+/* Steps of the weights of gates [first, end), and the control of their firing rate. */
+static void update_gates(const sn_network *net, sn_layer *layer, int64_t first, int64_t end,
+                         const sn_pass *pass)
+{
+    const sn_input hidden = {.x = layer->hidden_output, .ld = layer->ld_hidden};
+    update_units(&layer->gate, first, end - first, &net->gater,
+                 layer->da + first * net->ld_rows, net->ld_rows, 1, &hidden, net->indices,
+                 net->indices, pass->n_rows, pass->gradient);
+    for (int64_t k = first; k < end; k++)
+        control_firing_rate(layer, k, pass->n_rows);
+}
+
+/* dU (rows, n) += da' Wg over gates [first, end) for rows and columns from row and m on.
+   INOUT dU, at its element (row, m). */
+static void add_hidden_gradient(float *dU, const sn_network *net, const sn_layer *layer,
+                                int64_t row, int64_t n_rows, int64_t m, int64_t n,
+                                int64_t first, int64_t end)
+{
+    const int64_t ld = layer->ld_hidden;
+    for (int64_t k = first; k < end; k += LEAST_INDICES)
+        weighted_sums(dU, ld, net->indices + row, n_rows, layer->da + k * net->ld_rows, 1,
+                      net->ld_rows, layer->gate.weight + k * ld + m, ld, net->indices,
+                      smaller(LEAST_INDICES, end - k), n, 1.0f);
+}
+
+/* A block's part of dU, where there are such parts. */
+static float *hidden_partial(const sn_network *net, const sn_layer *layer, int64_t block)
+{
+    return net->partials + block * net->ld_rows * layer->ld_hidden;
+}
+
+static float *cleared_partial(const sn_network *net, const sn_layer *layer, int64_t block,
+                              int64_t n_rows)
+{
+    float *dU = hidden_partial(net, layer, block);
+    memset(dU, 0, (size_t)(n_rows * layer->ld_hidden) * sizeof *dU);
+    return dU;
+}
+
+/* du = dU (1 - U^2), in place, for rows and columns from row and m on */
+static void tanh_slope(sn_layer *layer, int64_t row, int64_t n_rows, int64_t m, int64_t n)
+{
+    for (int64_t b = row; b < row + n_rows; b++) {
+        float *restrict du = layer->hidden_gradient + b * layer->ld_hidden + m;
+        const float *U = layer->hidden_output + b * layer->ld_hidden + m;
+        for (int64_t i = 0; i < n; i++)
+            du[i] *= 1.0f - U[i] * U[i];
+    }
+}
+
+/* du (B, M), row by row from the sums of the blocks, or else panel by panel. */
+static void hidden_backward(const sn_network *net, sn_layer *layer, int64_t n_rows)
+{
+    const int64_t ld = layer->ld_hidden;
+    if (sn_sums_by_block(layer)) {
+#pragma omp for schedule(static)
+        for (int64_t b = 0; b < n_rows; b++) {
+            float *restrict du = layer->hidden_gradient + b * ld;
+            memset(du, 0, (size_t)ld * sizeof *du);
+            for (int64_t block = 0; block < sn_block_count(layer); block++) {
+                const float *part = hidden_partial(net, layer, block) + b * ld;
+                for (int64_t i = 0; i < ld; i++)
+                    du[i] += part[i];
+            }
+            tanh_slope(layer, b, 1, 0, layer->n_hidden);
+        }
+        return;
+    }
+    const int64_t width = panel_width(layer->n_hidden);
+#pragma omp for schedule(dynamic) collapse(2)
+    for (int64_t first = 0; first < n_rows; first += PANEL_ROWS)
+        for (int64_t m = 0; m < layer->n_hidden; m += width) {
+            const int64_t n = smaller(width, layer->n_hidden - m);
+            const int64_t rows = smaller(PANEL_ROWS, n_rows - first);
+            float *du = layer->hidden_gradient + m;
+            for (int64_t b = first; b < first + rows; b++)
+                memset(du + b * ld, 0, (size_t)padded(n) * sizeof *du);
+            add_hidden_gradient(du, net, layer, first, rows, m, padded(n), 0,
+                                layer->n_gates);
+            tanh_slope(layer, first, rows, m, n);
+        }
+}
+
+/* What is left of the gater's steps, UPDATE_UNITS units at a time. */
+static void update_gater(sn_network *net, int64_t l, const sn_pass *pass)
+{
+    sn_layer *layer = net->layers + l;
+    const sn_input in = input_of(net, l);
+    if (!sn_sums_by_block(layer)) {
+#pragma omp for schedule(dynamic)
+        for (int64_t k = 0; k < layer->n_gates; k += UPDATE_UNITS)
+            update_gates(net, layer, k, smaller(k + UPDATE_UNITS, layer->n_gates), pass);
+    }
+#pragma omp for schedule(dynamic)
+    for (int64_t m = 0; m < layer->n_hidden; m += UPDATE_UNITS)
+        update_units(&layer->hidden, m, smaller(UPDATE_UNITS, layer->n_hidden - m),
+                     &net->gater, layer->hidden_gradient + m, 1, layer->ld_hidden, &in,
+                     net->indices, net->indices, pass->n_rows, pass->gradient);
+}
