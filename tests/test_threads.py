@@ -20,9 +20,10 @@ from stochnet._kernels.engine import serial_work
 from stochnet.gaters import GATERS
 from stochnet.network import Optimizer
 
-# Several panels of columns in every dense layer, several blocks of experts and of
-# updates, and with LARGE batches two panels of rows.
-SHAPE = Shape(0, 120, (270, 40), (530, 130), 11)
+# Several panels of columns in the dense layers, several blocks of experts and of
+# updates, and with LARGE batches two panels of rows. The gradients of the first layer's
+# hidden units are summed panel by panel, those of the second's few by blocks of gates.
+SHAPE = Shape(0, 120, (290, 12), (530, 130), 11)
 BLOCKS = Shape(0, 300, (540, 40), (1056, 130), 11, (16, 5))
 SMALL, LARGE, LAST = 24, 290, 21
 THREADS = (1, 2, 3, 4)
