@@ -112,8 +112,8 @@ static void gate_and_experts_backward(sn_network *net, int64_t l, int64_t k,
 
 /* Asks for what the gradients of gates [first, end) of the last layer start to read: short
    rows of gates that are too few for the processor to foresee which come next. */
-static void prefetch_units(const sn_network *net, const sn_layer *layer, int64_t first,
-                           int64_t end)
+SN_INLINE void prefetch_units(const sn_network *net, const sn_layer *layer, int64_t first,
+                              int64_t end)
 {
     enum { START = 32 };
     const int64_t ld = net->ld_rows, G = layer->experts_per_gate;

@@ -64,7 +64,8 @@ static void block_dot_1(const dot_output *o, const float *w, int64_t ld_w,
 
 /* Asks for part j of `parts` of n floats of eight rows of weights: those that come next, in
    the order of memory, while rows jump through the present ones. They need not exist. */
-static void prefetch_part(const float *w, int64_t ld_w, int64_t n, int64_t j, int64_t parts)
+SN_INLINE void prefetch_part(const float *w, int64_t ld_w, int64_t n, int64_t j,
+                             int64_t parts)
 {
     enum { LINE = 16 };
     const int64_t lines = (n + LINE - 1) / LINE;
