@@ -155,18 +155,19 @@ static void units_backward(sn_network *net, int64_t l, int gradients, int steps,
 {
     sn_layer *layer = net->layers + l;
     const int64_t width = sn_block_width(layer), n_rows = pass->n_rows;
+    const int64_t ld = layer->ld_hidden;
     const sn_draw draw = layer_draw(pass, l);
     const int gates = gradients && sn_sums_by_block(layer);
 #pragma omp for schedule(dynamic)
     for (int64_t block = 0; block < layer->n_gates; block += width) {
         const int64_t block_end = smaller(block + width, layer->n_gates);
-        float *dU = gates ? cleared_partial(net, layer, block / width, n_rows) : NULL;
+        float *dU = gates ? cleared_partial(net, block / width, n_rows, ld) : NULL;
         for (int64_t first = block; first < block_end; first += UPDATE_UNITS) {
             const int64_t end = smaller(first + UPDATE_UNITS, block_end);
             tiles_backward(net, l, first, end, gradients, steps, &draw, pass);
             if (!dU)
                 continue;
-            add_hidden_gradient(dU, net, layer, 0, n_rows, 0, layer->ld_hidden, first, end);
+            add_hidden_gradient(dU, net, layer, 0, n_rows, 0, ld, first, end);
             update_gates(net, layer, first, end, pass);
         }
     }

@@ -62,15 +62,12 @@ static void experts_forward(const sn_network *net, sn_layer *layer, const sn_inp
     if (all)
         unit_major_products(layer->expert_output, net, &layer->expert, first * G, end * G,
                             in, n_rows);
-    else if (in->has_blocks)
+    else if (G == 1 && !in->has_blocks)
+        single_experts_forward(net, layer, in, first, end, rows, count, n_rows);
+    else
         for (int64_t k = first; k < end; k++)
             input_products(layer->expert_output + k * G * ld, ld, 1, &layer->expert, k * G,
                            G, in, rows + k * ld, count[k]);
-    else if (G == 1)
-        single_experts_forward(net, layer, in, first, end, rows, count, n_rows);
-    else
-        expert_forward(layer->expert_output, ld, &layer->expert, G, in->x, rows, count,
-                       first, end);
 }
 
 static int probes(const sn_layer *layer, const sn_pass *pass)
@@ -116,8 +113,8 @@ static void units_forward(sn_network *net, int64_t l, const sn_draw *draw,
         experts_forward(net, layer, &in, first, end, rows, count, pass);
         if (!last)
             continue;
-        float *partial = net->partials + first / width * net->ld_rows * net->ld_classes;
-        memset(partial, 0, (size_t)(pass->n_rows * net->ld_classes) * sizeof *partial);
+        float *partial =
+            cleared_partial(net, first / width, pass->n_rows, net->ld_classes);
         for (int64_t k = first; k < end; k++)
             readout_gate(net, partial, layer, k);
     }

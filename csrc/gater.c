@@ -104,20 +104,6 @@ static void add_hidden_gradient(float *dU, const sn_network *net, const sn_layer
                       smaller(LEAST_INDICES, end - k), n, 1.0f);
 }
 
-/* A block's part of dU, where there are such parts. */
-static float *hidden_partial(const sn_network *net, const sn_layer *layer, int64_t block)
-{
-    return net->partials + block * net->ld_rows * layer->ld_hidden;
-}
-
-static float *cleared_partial(const sn_network *net, const sn_layer *layer, int64_t block,
-                              int64_t n_rows)
-{
-    float *dU = hidden_partial(net, layer, block);
-    memset(dU, 0, (size_t)(n_rows * layer->ld_hidden) * sizeof *dU);
-    return dU;
-}
-
 /* du = dU (1 - U^2), in place, for rows and columns from row and m on */
 static void tanh_slope(sn_layer *layer, int64_t row, int64_t n_rows, int64_t m, int64_t n)
 {
@@ -138,11 +124,7 @@ static void hidden_backward(const sn_network *net, sn_layer *layer, int64_t n_ro
         for (int64_t b = 0; b < n_rows; b++) {
             float *restrict du = layer->hidden_gradient + b * ld;
             memset(du, 0, (size_t)ld * sizeof *du);
-            for (int64_t block = 0; block < sn_block_count(layer); block++) {
-                const float *part = hidden_partial(net, layer, block) + b * ld;
-                for (int64_t i = 0; i < ld; i++)
-                    du[i] += part[i];
-            }
+            add_partials(du, net, layer, b, ld);
             tanh_slope(layer, b, 1, 0, layer->n_hidden);
         }
         return;

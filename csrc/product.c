@@ -240,9 +240,9 @@ static int is_worth_prefetching(const int32_t *count, int64_t first, int64_t end
 }
 
 /* Single experts, piece by piece of their rows: those of x stay in cache meanwhile. */
-static void single_expert_forward(float *H, int64_t ld_rows, const sn_parameters *expert,
-                                  const float *x, const int32_t *rows,
-                                  const int32_t *count, int64_t first, int64_t end)
+static void experts_by_piece(float *H, int64_t ld_rows, const sn_parameters *expert,
+                             const float *x, const int32_t *rows, const int32_t *count,
+                             int64_t first, int64_t end)
 {
     const int64_t ld = expert->ld, length = piece_length(ld);
     const int prefetches = is_worth_prefetching(count, first, end);
@@ -271,7 +271,7 @@ static void expert_forward(float *H, int64_t ld_rows, const sn_parameters *exper
 {
     const int64_t ld = expert->ld, G = experts_per_gate;
     if (G == 1) {
-        single_expert_forward(H, ld_rows, expert, x, rows, count, first, end);
+        experts_by_piece(H, ld_rows, expert, x, rows, count, first, end);
         return;
     }
     for (int64_t k = first; k < end; k++)

@@ -29,7 +29,6 @@ static void readout_forward(sn_network *net, int64_t n_rows, int training)
 {
     const int64_t ld = net->ld_classes;
     const sn_layer *layer = net->layers + net->n_layers - 1;
-    const int64_t blocks = sn_block_count(layer);
     const float scale = 1.0f / (float)n_rows;
     /* read by what works on a class's whole rows: full credit, local expectation */
     const int by_class =
@@ -39,11 +38,7 @@ static void readout_forward(sn_network *net, int64_t n_rows, int training)
     for (int64_t b = 0; b < n_rows; b++) {
         float *logits = net->logits + b * ld, *gradient = net->logit_gradient + b * ld;
         memcpy(logits, net->readout_bias.weight, (size_t)ld * sizeof *logits);
-        for (int64_t block = 0; block < blocks; block++) {
-            const float *partial = net->partials + (block * net->ld_rows + b) * ld;
-            for (int64_t c = 0; c < ld; c++)
-                logits[c] += partial[c];
-        }
+        add_partials(logits, net, layer, b, ld);
         net->loss[b] = cross_entropy(logits, gradient, training ? net->target[b] : -1,
                                      scale, net->n_classes);
         for (int64_t c = 0; by_class && c < net->n_classes; c++) {

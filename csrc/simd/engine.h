@@ -19,6 +19,7 @@
 #include "../enumeration.c"
 #include "../update.c"
 #include "../input.c"
+#include "../partials.c"
 #include "../readout.c"
 #include "../gater.c"
 #include "../forward.c"
