@@ -85,7 +85,7 @@ static void block_dot_products(float *out, int64_t ld_unit, int64_t ld_row,
 {
     enum { FEWEST_TO_PREFETCH = 16 }; /* fewer rows need too few of the blocks */
     for (int64_t i = 0, step; i < n_units; i += step) {
-        const dot_output o = {out + i * ld_unit, ld_unit, ld_row, bias + i, 0};
+        const dot_output o = {out + i * ld_unit, ld_unit, ld_row, bias + i, 0, NULL};
         const float *wi = w + i * ld_w;
         step = n_units - i >= 8 ? 8 : 1;
         for (int64_t j = 0; j < n_rows; j++) {

@@ -11,9 +11,7 @@ static int32_t list_rows(int32_t *rows, int32_t count, int64_t first, uint32_t b
 {
     if (n_rows - first < 16)
         bits &= (1u << (n_rows - first)) - 1u;
-    for (; bits != 0; bits &= bits - 1)
-        rows[count++] = (int32_t)first + __builtin_ctz(bits);
-    return count;
+    return count + sn_list_bits(rows + count, (int32_t)first, bits);
 }
 
 /* Rows with a non-zero gate, ascending.

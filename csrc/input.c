@@ -88,6 +88,17 @@ static void sum_and_scale(float *restrict bias_gradient, float *restrict c,
         }
         return;
     }
+    if (ld_row == 1) {
+        for (int64_t i = 0; i < n_units; i++) {
+            float sum = 0.0f, *ci = c + i * ld_unit;
+            for (int64_t j = 0; j < n_rows; j++) {
+                sum += ci[rows[j]];
+                ci[rows[j]] *= scale;
+            }
+            bias_gradient[i] = sum;
+        }
+        return;
+    }
     for (int64_t i = 0; i < n_units; i++)
         bias_gradient[i] = 0.0f;
     for (int64_t j = 0; j < n_rows; j++)

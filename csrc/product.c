@@ -35,7 +35,8 @@ typedef struct {
     float *out;
     int64_t ld_unit, ld_row;
     const float *bias; /* (units), or NULL for 0 */
-    int add;           /* to what is there, in place of the bias */
+    int add;                 /* to what is there, in place of the bias */
+    const int32_t *last_row; /* of those that are written */
 } dot_output;
 
 SN_INLINE void store_dot(const dot_output *o, int64_t i, int32_t row, float sum)
@@ -47,9 +48,41 @@ SN_INLINE void store_dot(const dot_output *o, int64_t i, int32_t row, float sum)
 
 SN_INLINE void store_units(const dot_output *o, int64_t i, int32_t row, sn_four sums)
 {
+    float *out = o->out + i * o->ld_unit + row * o->ld_row;
+    sn_four base = {0};
+    if (!o->add && o->bias)
+        memcpy(&base, o->bias + i, sizeof base);
+    for (int u = 0; o->add && u < 4; u++)
+        base[u] = out[u * o->ld_unit];
+    base += sums;
     for (int u = 0; u < 4; u++)
-        store_dot(o, i + u, row, sums[u]);
+        out[u * o->ld_unit] = base[u];
 }
+
+#if SN_LANES == 16
+/* Sums of a tile of four units and three rows, of which lane 4 u + r has one. */
+SN_INLINE void store_tile(const dot_output *o, int64_t i, const int32_t *rows, sn_vec sums)
+{
+    float *out = o->out + i * o->ld_unit + rows[0] * o->ld_row;
+    const int four = rows + 3 <= o->last_row && rows[3] == rows[0] + 3;
+    if (o->add || o->ld_row != 1 || !four) {
+        for (int u = 0; u < 4; u++)
+            for (int r = 0; r < 3; r++)
+                store_dot(o, i + u, rows[r], sums[4 * u + r]);
+        return;
+    }
+    if (o->bias) {
+        const __m512 bias = _mm512_castps128_ps512(_mm_loadu_ps(o->bias + i));
+        sums += _mm512_permutexvar_ps(
+            _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3), bias);
+    }
+    /* the next tile writes the fourth row; stores of three wait for the line */
+    _mm_storeu_ps(out, _mm512_castps512_ps128(sums));
+    _mm_storeu_ps(out + o->ld_unit, _mm512_extractf32x4_ps(sums, 1));
+    _mm_storeu_ps(out + 2 * o->ld_unit, _mm512_extractf32x4_ps(sums, 2));
+    _mm_storeu_ps(out + 3 * o->ld_unit, _mm512_extractf32x4_ps(sums, 3));
+}
+#endif
 
 SN_INLINE void store_rows(const dot_output *o, const int32_t *rows, sn_four sums)
 {
@@ -62,7 +95,8 @@ SN_INLINE void store_rows(const dot_output *o, const int32_t *rows, sn_four sums
 #define ROW(j) const float *row##j = x + rows[j] * ld_x;
 #define STEP(i, j) sum##i##j += weight##i * x##j;
 #define UNIT(i, WITH)                                                                  \
-    const sn_vec weight##i = sn_load(w + i * ld_w + d);                                \
+    sn_vec weight##i = sn_load(w + i * ld_w + d);                                      \
+    SN_IN_REGISTER(weight##i);                                                         \
     WITH(STEP, i)
 #define DEFINE_DOT_TILE(NAME, EACH_UNIT, EACH_ROW, WITH, FINISH)                       \
     static void NAME(const dot_output *o, const float *w, int64_t ld_w,                \
@@ -83,29 +117,68 @@ SN_INLINE void store_rows(const dot_output *o, const int32_t *rows, sn_four sums
 #define UNIT_3(i) UNIT(i, SN_WITH_3)
 #define START_4(i) SN_WITH_4(START, i)
 #define UNIT_4(i) UNIT(i, SN_WITH_4)
-#define START_8(i) SN_WITH_8(START, i)
-#define UNIT_8(i) UNIT(i, SN_WITH_8)
 #define FOUR_UNITS(i0, i1, i2, i3, j)                                                  \
     store_units(o, i0, rows[j],                                                        \
                 sn_sum_4(sum##i0##j, sum##i1##j, sum##i2##j, sum##i3##j));
 #define FOUR_ROWS(j0, j1, j2, j3)                                                      \
     store_rows(o, rows + j0, sn_sum_4(sum0##j0, sum0##j1, sum0##j2, sum0##j3));
-#define ROW_OF_4(j) FOUR_UNITS(0, 1, 2, 3, j)
-#define ROW_OF_8(j) ROW_OF_4(j) FOUR_UNITS(4, 5, 6, 7, j)
-#if TILE_UNITS == 8
-DEFINE_DOT_TILE(dot_8_by_3, SN_EACH_8, SN_EACH_3, _3, SN_EACH_3(ROW_OF_8))
-DEFINE_DOT_TILE(dot_8_by_1, SN_EACH_8, SN_EACH_1, _1, ROW_OF_8(0))
+#if SN_LANES == 16
+#define THREE(i) {sum##i##0, sum##i##1, sum##i##2}
+#define FOUR_BY_3(i0, i1, i2, i3)                                                      \
+    {                                                                                  \
+        const sn_vec v[4][3] = {THREE(i0), THREE(i1), THREE(i2), THREE(i3)};           \
+        store_tile(o, i0, rows, sn_sum_4_by_3(v));                                     \
+    }
+#else
+#define FOUR_BY_3(i0, i1, i2, i3)                                                      \
+    FOUR_UNITS(i0, i1, i2, i3, 0)                                                      \
+    FOUR_UNITS(i0, i1, i2, i3, 1)                                                      \
+    FOUR_UNITS(i0, i1, i2, i3, 2)
 #endif
-DEFINE_DOT_TILE(dot_4_by_3, SN_EACH_4, SN_EACH_3, _3, SN_EACH_3(ROW_OF_4))
-DEFINE_DOT_TILE(dot_4_by_1, SN_EACH_4, SN_EACH_1, _1, ROW_OF_4(0))
-DEFINE_DOT_TILE(dot_1_by_8, SN_EACH_1, SN_EACH_8, _8,
-                FOUR_ROWS(0, 1, 2, 3) FOUR_ROWS(4, 5, 6, 7))
+#if TILE_UNITS == 8
+DEFINE_DOT_TILE(dot_8_by_3, SN_EACH_8, SN_EACH_3, _3,
+                FOUR_BY_3(0, 1, 2, 3) FOUR_BY_3(4, 5, 6, 7))
+DEFINE_DOT_TILE(dot_8_by_1, SN_EACH_8, SN_EACH_1, _1,
+                FOUR_UNITS(0, 1, 2, 3, 0) FOUR_UNITS(4, 5, 6, 7, 0))
+#endif
+DEFINE_DOT_TILE(dot_4_by_3, SN_EACH_4, SN_EACH_3, _3, FOUR_BY_3(0, 1, 2, 3))
+DEFINE_DOT_TILE(dot_4_by_1, SN_EACH_4, SN_EACH_1, _1, FOUR_UNITS(0, 1, 2, 3, 0))
 DEFINE_DOT_TILE(dot_1_by_1, SN_EACH_1, SN_EACH_1, _1,
                 store_dot(o, 0, rows[0], sn_sum(sum00));)
 #undef START
 #undef LOAD
 #undef STEP
 #undef UNIT
+
+/* Gathered rows come from the second-level cache, which is faster where a row's
+   neighbouring lines are asked for one after the other: a stride of vectors of each. */
+enum { STRIDE = 4 * SN_LANES };
+#define START(i) sn_vec sum0##i = {0};
+#define WEIGHT(j) const sn_vec weight##j = sn_load(w + d + j * SN_LANES);
+#define STEP(i, j) sum0##i += weight##j * sn_load(row##i + d + j * SN_LANES);
+#define STEP_1(i) SN_WITH_1(STEP, i)
+#define STEP_4(i) SN_WITH_4(STEP, i)
+static void dot_1_by_8(const dot_output *o, const float *w, int64_t ld_w, const float *x,
+                       int64_t ld_x, const int32_t *rows, int64_t n)
+{
+    int64_t d = 0;
+    (void)ld_w;
+    SN_EACH_8(ROW)
+    SN_EACH_8(START)
+    for (; d + STRIDE <= n; d += STRIDE) {
+        SN_EACH_4(WEIGHT)
+        SN_EACH_8(STEP_4)
+    }
+    for (; d < n; d += SN_LANES) {
+        SN_EACH_1(WEIGHT)
+        SN_EACH_8(STEP_1)
+    }
+    FOUR_ROWS(0, 1, 2, 3)
+    FOUR_ROWS(4, 5, 6, 7)
+}
+#undef START
+#undef WEIGHT
+#undef STEP
 
 typedef void dot_kernel(const dot_output *, const float *, int64_t, const float *, int64_t,
                         const int32_t *, int64_t);
@@ -122,6 +195,43 @@ static void dot_rows(dot_kernel *tile, dot_kernel *single, int64_t step,
         single(o, w, ld_w, x, ld_x, rows + j, n);
 }
 
+/* All tiles of a piece of n floats of the listed rows. */
+static void dot_tiles(const dot_output *out, const float *w, int64_t ld_w, int64_t n_units,
+                      const float *x, int64_t ld_x, const int32_t *rows, int64_t n_rows,
+                      int64_t n)
+{
+    for (int64_t i = 0, step; i < n_units; i += step) {
+        const int64_t left = n_units - i;
+        const dot_output o = {out->out + i * out->ld_unit, out->ld_unit, out->ld_row,
+                              out->bias ? out->bias + i : NULL, out->add,
+                              rows + n_rows - 1};
+        const float *wi = w + i * ld_w;
+#if TILE_UNITS == 8
+        if (left >= 8) {
+            for (int u = 8; left >= 16 && u < 16; u++)
+                sn_prefetch(wi + u * ld_w, n);
+            dot_rows(dot_8_by_3, dot_8_by_1, 3, &o, wi, ld_w, x, ld_x, rows, n_rows, n);
+            step = 8;
+            continue;
+        }
+#endif
+        if (left >= 4)
+            dot_rows(dot_4_by_3, dot_4_by_1, 3, &o, wi, ld_w, x, ld_x, rows, n_rows, n);
+        else
+            dot_rows(dot_1_by_8, dot_1_by_1, 8, &o, wi, ld_w, x, ld_x, rows, n_rows, n);
+        step = left >= 4 ? 4 : 1;
+    }
+}
+
+/* Rows of n floats that are worked on together. Those of short rows stay in L1 while all
+   units pass; of long ones so few would that the units' weights passed too often. */
+static int64_t rows_together(int64_t n, int64_t n_rows)
+{
+    enum { FLOATS = 6144, LEAST = 48 };
+    const int64_t rows = FLOATS / n / 24 * 24; /* whole tiles of 3 and of 8 */
+    return rows < LEAST ? n_rows : rows;
+}
+
 /* out[i, rows[j]] = bias[i] + w_i . x_rows[j]; no other element of out is written.
    OUT out, element (i, r) at i * ld_unit + r * ld_row.
    IN w (n_units, ld_w), bias (n_units) or NULL for 0, x (*, ld_x), rows (n_rows), n a multiple of
@@ -133,28 +243,11 @@ static void dot_products(float *out, int64_t ld_unit, int64_t ld_row, const floa
 {
     const int64_t length = piece_length(n);
     for (int64_t d = 0; d < n; d += length) {
-        const int64_t m = d + length < n ? length : n - d;
-        for (int64_t i = 0, step; i < n_units; i += step) {
-            const int64_t left = n_units - i;
-            const dot_output o = {out + i * ld_unit, ld_unit, ld_row,
-                                  bias ? bias + i : NULL, d > 0};
-            const float *wi = w + i * ld_w + d, *xd = x + d;
-#if TILE_UNITS == 8
-            if (left >= 8) {
-                dot_rows(dot_8_by_3, dot_8_by_1, 3, &o, wi, ld_w, xd, ld_x, rows, n_rows,
-                         m);
-                step = 8;
-                continue;
-            }
-#endif
-            if (left >= 4)
-                dot_rows(dot_4_by_3, dot_4_by_1, 3, &o, wi, ld_w, xd, ld_x, rows, n_rows,
-                         m);
-            else
-                dot_rows(dot_1_by_8, dot_1_by_1, 8, &o, wi, ld_w, xd, ld_x, rows, n_rows,
-                         m);
-            step = left >= 4 ? 4 : 1;
-        }
+        const int64_t m = d + length < n ? length : n - d, step = rows_together(m, n_rows);
+        const dot_output o = {out, ld_unit, ld_row, bias, d > 0, NULL};
+        for (int64_t r = 0; r < n_rows; r += step)
+            dot_tiles(&o, w + d, ld_w, n_units, x + d, ld_x, rows + r,
+                      r + step < n_rows ? step : n_rows - r, m);
     }
 }
 
@@ -172,11 +265,13 @@ typedef struct {
 
 #define START(i) sn_vec sum##i = {0};
 #define POINT(i) const float *w##i = pairs->w[i], *x##i = pairs->x[i];
-#define STEP(i) sum##i += sn_load(w##i + d) * sn_load(x##i + d);
+#define STEP(i, j)                                                                     \
+    sum##i += sn_load(w##i + d + j * SN_LANES) * sn_load(x##i + d + j * SN_LANES);
 static void finish_pairs(dot_pairs *pairs)
 {
     const int64_t n = pairs->n;
     const int count = pairs->count;
+    int64_t d = 0;
     if (count == 0)
         return;
     for (int i = count; i < 8; i++) { /* computed and dropped: too rare to matter */
@@ -185,8 +280,11 @@ static void finish_pairs(dot_pairs *pairs)
     }
     SN_EACH_8(START)
     SN_EACH_8(POINT)
-    for (int64_t d = 0; d < n; d += SN_LANES) {
-        SN_EACH_8(STEP)
+    for (; d + STRIDE <= n; d += STRIDE) {
+        SN_EACH_8(STEP_4)
+    }
+    for (; d < n; d += SN_LANES) {
+        SN_EACH_8(STEP_1)
     }
     const sn_four sums[2] = {sn_sum_4(sum0, sum1, sum2, sum3),
                              sn_sum_4(sum4, sum5, sum6, sum7)};
@@ -204,7 +302,7 @@ static void dot_products_of_unit(float *out, const float *w, float bias, const f
                                  int64_t ld_x, const int32_t *rows, int64_t n_rows,
                                  dot_pairs *pairs)
 {
-    const dot_output o = {out, 0, 1, &bias, pairs->add};
+    const dot_output o = {out, 0, 1, &bias, pairs->add, NULL};
     int64_t j = 0;
     for (; j + 8 <= n_rows; j += 8)
         dot_1_by_8(&o, w, 0, x, ld_x, rows + j, pairs->n);
@@ -305,14 +403,20 @@ static void expert_forward(float *H, int64_t ld_rows, const sn_parameters *exper
         }                                                                              \
         EACH_UNIT(FINISH##WITH)                                                        \
     }
+#define START_8(i) SN_WITH_8(START, i)
+#define UNIT_8(i) UNIT(i, SN_WITH_8)
 #define FINISH_1(i) SN_WITH_1(FINISH, i)
 #define FINISH_3(i) SN_WITH_3(FINISH, i)
 #define FINISH_4(i) SN_WITH_4(FINISH, i)
 #define FINISH_8(i) SN_WITH_8(FINISH, i)
+#define START_24(i) SN_WITH_24(START, i)
+#define UNIT_24(i) UNIT(i, SN_WITH_24)
+#define FINISH_24(i) SN_WITH_24(FINISH, i)
 #if TILE_UNITS == 8
 DEFINE_SUM_TILE(sum_8_by_3, SN_EACH_8, SN_EACH_3, _3)
 DEFINE_SUM_TILE(sum_8_by_1, SN_EACH_8, SN_EACH_1, _1)
 DEFINE_SUM_TILE(sum_4_by_4, SN_EACH_4, SN_EACH_4, _4)
+DEFINE_SUM_TILE(sum_1_by_24, SN_EACH_1, SN_EACH_24, _24)
 #endif
 DEFINE_SUM_TILE(sum_4_by_3, SN_EACH_4, SN_EACH_3, _3)
 DEFINE_SUM_TILE(sum_4_by_1, SN_EACH_4, SN_EACH_1, _1)
@@ -344,6 +448,11 @@ static sum_kernel *choose_sum(int64_t *units, int64_t *vectors, int64_t left)
         *units = 8;
         *vectors = *vectors >= 3 ? 3 : 1;
         return *vectors == 3 ? sum_8_by_3 : sum_8_by_1;
+    }
+    if (left < 4 && *vectors >= 24) {
+        *units = 1;
+        *vectors = 24;
+        return sum_1_by_24;
     }
 #endif
     if (left >= 4) {

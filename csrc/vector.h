@@ -42,6 +42,16 @@ SN_INLINE void sn_prefetch(const float *p, int64_t n)
         __builtin_prefetch(p + i);
 }
 
+/* Loads v once, for several uses: GCC would read it from memory again at each of them, and
+   a tile that has all its operands in cache waits for nothing but loads. */
+#if defined(__x86_64__)
+#define SN_IN_REGISTER(v) __asm__("" : "+v"(v))
+#elif defined(__aarch64__)
+#define SN_IN_REGISTER(v) __asm__("" : "+w"(v))
+#else
+#define SN_IN_REGISTER(v) (void)0
+#endif
+
 /* Repetition for kernels that keep several accumulators. They must be variables: GCC
    leaves an array of vectors in memory, even when every loop over it is unrolled. */
 #define SN_EACH_1(F) F(0)
@@ -49,12 +59,21 @@ SN_INLINE void sn_prefetch(const float *p, int64_t n)
 #define SN_EACH_3(F) SN_EACH_2(F) F(2)
 #define SN_EACH_4(F) SN_EACH_3(F) F(3)
 #define SN_EACH_8(F) SN_EACH_4(F) F(4) F(5) F(6) F(7)
+#define SN_EACH_16(F)                                                                  \
+    SN_EACH_8(F) F(8) F(9) F(10) F(11) F(12) F(13) F(14) F(15)
+#define SN_EACH_24(F)                                                                  \
+    SN_EACH_16(F) F(16) F(17) F(18) F(19) F(20) F(21) F(22) F(23)
 
 /* The same with a first argument handed on, for tiles. */
 #define SN_WITH_1(F, i) F(i, 0)
 #define SN_WITH_3(F, i) F(i, 0) F(i, 1) F(i, 2)
 #define SN_WITH_4(F, i) SN_WITH_3(F, i) F(i, 3)
 #define SN_WITH_8(F, i) SN_WITH_4(F, i) F(i, 4) F(i, 5) F(i, 6) F(i, 7)
+#define SN_WITH_16(F, i)                                                               \
+    SN_WITH_8(F, i) F(i, 8) F(i, 9) F(i, 10) F(i, 11) F(i, 12) F(i, 13) F(i, 14) F(i, 15)
+#define SN_WITH_24(F, i)                                                               \
+    SN_WITH_16(F, i) F(i, 16) F(i, 17) F(i, 18) F(i, 19) F(i, 20) F(i, 21) F(i, 22)    \
+    F(i, 23)
 
 typedef float sn_four __attribute__((vector_size(16)));
 
@@ -112,6 +131,34 @@ SN_INLINE sn_four sn_sum_4(sn_vec a, sn_vec b, sn_vec c, sn_vec d)
 #endif
 }
 
+#if defined(__AVX512F__)
+/* Twelve sums of lanes, of a tile of four units and three rows: lane 4 i + j has that of
+   unit i and row j, and lane 4 i + 3 nothing. Same bits as sn_sum: each FOLD adds halves
+   of its two vectors, of 8, 4, 2 and 1 lanes. */
+SN_INLINE sn_vec sn_sum_4_by_3(const sn_vec v[4][3])
+{
+#define FOLD_8(a, b)                                                                   \
+    (_mm512_mask_blend_ps(0xFF00, a, b) + _mm512_shuffle_f32x4(a, b, 0x4E))
+#define FOLD_4(a, b)                                                                   \
+    (_mm512_mask_blend_ps(0xF0F0, a, b) +                                              \
+     _mm512_shuffle_f32x4(_mm512_mask_blend_ps(0x0F0F, a, b),                          \
+                          _mm512_mask_blend_ps(0x0F0F, a, b), 0xB1))
+#define FOLD_2(a, b) (_mm512_mask_blend_ps(0xCCCC, a, b) + _mm512_shuffle_ps(a, b, 0x4E))
+#define FOLD_1(a, b)                                                                   \
+    (_mm512_mask_blend_ps(0xAAAA, a, b) +                                              \
+     _mm512_permute_ps(_mm512_mask_blend_ps(0x5555, a, b), 0xB1))
+#define ROW(j) FOLD_4(FOLD_8(v[0][j], v[2][j]), FOLD_8(v[1][j], v[3][j]))
+    const __m512 row[3] = {ROW(0), ROW(1), ROW(2)};
+    const __m512 even = FOLD_2(row[0], row[2]), odd = FOLD_2(row[1], row[1]);
+    return FOLD_1(even, odd);
+#undef FOLD_8
+#undef FOLD_4
+#undef FOLD_2
+#undef FOLD_1
+#undef ROW
+}
+#endif
+
 /* Bit i says how x[i] compares with y, for 16 floats. */
 #if defined(__AVX512F__)
 #define SN_COMPARE(PREDICATE, OP)                                                      \
@@ -141,5 +188,24 @@ SN_INLINE uint32_t sn_different(const float *x, float y)
 }
 
 #undef SN_COMPARE
+
+/* OUT list: first + i for each of the 16 bits i that is set, ascending. Returns how many. */
+SN_INLINE int32_t sn_list_bits(int32_t *list, int32_t first, uint32_t bits)
+{
+#if defined(__AVX512F__)
+    /* without a branch that depends on the bits, which are random */
+    const __m512i all = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i index = _mm512_add_epi32(all, _mm512_set1_epi32(first));
+    const int32_t count = __builtin_popcount(bits);
+    _mm512_mask_storeu_epi32(list, (__mmask16)((1u << count) - 1u),
+                             _mm512_maskz_compress_epi32((__mmask16)bits, index));
+    return count;
+#else
+    int32_t count = 0;
+    for (; bits != 0; bits &= bits - 1)
+        list[count++] = first + __builtin_ctz(bits);
+    return count;
+#endif
+}
 
 #endif
