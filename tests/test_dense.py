@@ -19,6 +19,8 @@ SHAPES = [
     (33, 16, 700),
     (70, 40, 31),
     (9, 200, 250),
+    (17, 211, 40),
+    (3, 5, 800),
 ]
 
 
@@ -57,7 +59,7 @@ def test_weighted_sum(shape):
     assert_within(dense.weighted_sum(coefficients, rows), coefficients @ rows, bound)
 
 
-@pytest.mark.parametrize("n_units", [1, 4, 7])
+@pytest.mark.parametrize("n_units", [1, 4, 7, 21])
 @pytest.mark.parametrize("n_inputs", [1, 37, 400])
 def test_a_rows_bits_do_not_depend_on_its_batch(n_units, n_inputs):
     rng = np.random.default_rng(n_inputs)
@@ -68,6 +70,14 @@ def test_a_rows_bits_do_not_depend_on_its_batch(n_units, n_inputs):
     for shift in range(40):
         order = np.roll(np.arange(40), shift)
         np.testing.assert_array_equal(dense.forward(x[order], weight), alone[:, order])
+
+
+def test_a_rows_bits_do_not_depend_on_which_rows_share_the_cache():
+    rng = np.random.default_rng(1)
+    weight, x = single(rng, 10, 64), single(rng, 300, 64)
+    whole = dense.forward(x, weight)
+    for size in (95, 97, 191, 193, 299):
+        np.testing.assert_array_equal(dense.forward(x[:size], weight), whole[:, :size])
 
 
 def test_a_units_bits_do_not_depend_on_the_other_units():
