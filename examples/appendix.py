@@ -31,7 +31,15 @@ import json
 from pathlib import Path
 
 import numpy as np
-from figure2 import NOISY_ROWS, is_done, load, make_model, run, write_record
+from figure2 import (
+    NOISY_ROWS,
+    is_done,
+    load,
+    make_model,
+    run,
+    settings_of,
+    write_record,
+)
 from joblib import Parallel, delayed
 from scipy.special import expit
 
@@ -125,7 +133,7 @@ def run_once(study, variant, seed, data, epochs, output):
     title, name, changes = variant
     path = record_path(output, study, title, seed)
     model = make_model(name, "paper", seed, epochs).set_params(**SCHEDULE | changes)
-    if is_done(path, model):
+    if is_done(path, settings_of(model)):
         return
     state_path = output / "state" / f"{path.stem}.joblib"
     best, record = run(model, data, state_path)

@@ -135,14 +135,21 @@ EPOCHS_PER_STATE = 5
 def make_model(name, preset, seed, epochs=None):
     """The estimator of one run."""
     settings = PRESETS[preset]
+    own = {key: value for key, value in settings[name].items() if key != "centered"}
     dense = name.startswith("sigmoid")
     model = GatedMLPClassifier(
         gater="sigmoid" if dense else name,
         random_state=seed,
         n_jobs=1,
-        **(PROTOCOL | (DENSE if dense else SPARSE) | settings["all"] | settings[name]),
+        **(PROTOCOL | (DENSE if dense else SPARSE) | settings["all"] | own),
     )
     return model.set_params(max_iter=epochs) if epochs else model
+
+
+def centered(data):
+    """The same rows less the mean of those to train on."""
+    mean = data[0].mean(axis=0, dtype=float).astype(data[0].dtype)
+    return tuple(part - mean if part.ndim == 2 else part for part in data)
 
 
 def error(probability, y):
@@ -261,11 +268,11 @@ def record_path(output, name, preset, seed):
     return output / f"{preset}-{name}-{seed}.json"
 
 
-def is_done(path, model):
-    """Whether a run's file is there; raises if it was done with other settings."""
+def is_done(path, now):
+    """Whether a run's file is there; raises if it was not done with settings `now`."""
     if not path.exists():
         return False
-    before, now = json.loads(path.read_text())["settings"], settings_of(model)
+    before = json.loads(path.read_text())["settings"]
     changed = [key for key in now if key in before and before[key] != now[key]]
     if changed:
         raise SystemExit(
@@ -286,11 +293,14 @@ def run_once(name, preset, seed, data, epochs, output):
     """Do a run whose file is not there."""
     path = record_path(output, name, preset, seed)
     model = make_model(name, preset, seed, epochs)
-    if is_done(path, model):
+    is_centered = PRESETS[preset][name].get("centered", False)
+    settings = settings_of(model) | {"centered": is_centered}
+    if is_done(path, settings):
         return
     state_path = output / "state" / f"{path.stem}.joblib"
-    _, record = run(model, data, state_path)
+    _, record = run(model, centered(data) if is_centered else data, state_path)
     record = {"model": name, "preset": preset, "seed": seed} | record
+    record["settings"] = settings
     write_record(path, record)
     state_path.unlink(missing_ok=True)
     write_csv(output)

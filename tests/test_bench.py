@@ -274,6 +274,22 @@ def test_the_limit_is_the_slower_of_computing_and_reading():
     assert rates.seconds(0.0, 50.0, 1e9) == (10.0, "bytes")
 
 
+def test_shares_of_a_kernel(kernels):
+    """10 s for flops at best, 8 for reading all once, 20 for each unit's rows of x."""
+    rates = limits.Limits(50.0, 100.0, {1000: 50.0, 10000: 5.0})
+    kernel = kernels.Kernel("", None, 1, 1000.0, 40.0, 5000.0, (), 1000.0, 400.0)
+    shares = tasks._shares(kernel, rates, 2, 40.0)
+    assert shares["bound"] == "flops"
+    assert (shares["seconds"], shares["share"]) == (10.0, 0.25)
+    assert shares["sgemm_share"] == 0.5
+    assert shares["gathering_share"] == 0.5
+    # three threads hold it in a larger, slower cache
+    assert tasks._shares(kernel, rates, 3, 400.0)["gathering_share"] == 0.5
+    assert report._limit(shares) == (
+        "25% of limit (flops), 50% of sgemm's rate, rows of x at 50% of their cache's"
+    )
+
+
 def test_scipy_product():
     a, b = np.random.default_rng(0).random((2, 5, 5), dtype=np.float32)
     np.testing.assert_allclose(limits.scipy_product(a, b), a @ b, rtol=1e-5)

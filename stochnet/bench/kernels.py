@@ -55,6 +55,8 @@ class Kernel:
         Of one repeat. Each byte counts once: what is read, what is written.
     product : (ndarray, ndarray)
         The dense matrix product that does the same for all units and rows.
+    gathered, inputs : float
+        Bytes of the rows of x, once for every unit that reads them, and of x itself.
     """
 
     name: str
@@ -64,6 +66,8 @@ class Kernel:
     n_bytes: float
     working_set: float
     product: tuple
+    gathered: float = 0.0
+    inputs: float = 0.0
 
     def contender(self, pool, n_threads):
         """A `Shared` contender with enough repeats for one call to last."""
@@ -129,6 +133,8 @@ def expert_kernels(network, X, density):
             weights + inputs,
             resident,
             (expert.values, X.T),
+            4 * D * pairs,
+            inputs,
         ),
         measured,
     )
@@ -141,6 +147,8 @@ def expert_kernels(network, X, density):
             2 * weights + inputs,
             resident,
             (dH, X),
+            4 * D * pairs,
+            inputs,
         ),
         measured,
     )

@@ -47,10 +47,14 @@ class Limits:
         working_set : float
             Bytes that are in use at a time, which decides about the cache.
         """
-        fitting = [size for size in self.bandwidth if size >= working_set]
-        rate = self.bandwidth[min(fitting, default=max(self.bandwidth))]
-        computing, reading = flops / self.flops, n_bytes / rate
+        computing = flops / self.flops
+        reading = n_bytes / self.bandwidth_of(working_set)
         return max(computing, reading), "flops" if computing > reading else "bytes"
+
+    def bandwidth_of(self, working_set):
+        """Bytes per second of reading so many bytes again and again."""
+        fitting = [size for size in self.bandwidth if size >= working_set]
+        return self.bandwidth[min(fitting, default=max(self.bandwidth))]
 
     def to_dict(self):
         """For JSON."""

@@ -84,7 +84,7 @@ def format_result(result, with_target=False):
     if result.medium:
         line += f" ({result.medium[1]:.2f} x {result.medium[0]})"
     if result.limit:
-        line += f" | {result.limit['share']:.0%} of limit ({result.limit['bound']})"
+        line += f" | {_limit(result.limit)}"
     if with_target and result.target is not None:
         verdict = {True: "holds", False: "MISSED", None: "no reference"}[result.holds]
         line += f" | target {result.target:g}: {verdict}"
@@ -97,6 +97,15 @@ def format_result(result, with_target=False):
             "    " + ", ".join(_timing(*item) for item in result.timings.items())
         )
     return "\n".join(rows + [f"    {note}" for note in result.notes])
+
+
+def _limit(limit):
+    parts = [f"{limit['share']:.0%} of limit ({limit['bound']})"]
+    if limit.get("sgemm_share"):
+        parts.append(f"{limit['sgemm_share']:.0%} of sgemm's rate")
+    if limit.get("gathering_share"):
+        parts.append(f"rows of x at {limit['gathering_share']:.0%} of their cache's")
+    return ", ".join(parts)
 
 
 def _timing(name, timing):

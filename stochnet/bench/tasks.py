@@ -217,12 +217,25 @@ def _time_kernel(kernel, densities, case, options, pool):
     result = make_result(case, densities, timings, references)
     limits = options.limits.get(case.threads)
     if limits:
-        seconds, bound = limits.seconds(
-            kernel.flops, kernel.n_bytes, kernel.working_set
-        )
-        share = seconds / timings["stochnet"].median
-        result.limit = {"seconds": seconds, "bound": bound, "share": share}
+        result.limit = _shares(kernel, limits, case.threads, timings["stochnet"].median)
     return result
+
+
+def _shares(kernel, limits, n_threads, seconds):
+    """What a kernel's time is beside what the machine can do.
+
+    Its limit counts each byte once. The kernels read a row of x for every unit that is
+    active on it, from the cache where x is: each thread's own.
+    """
+    least, bound = limits.seconds(kernel.flops, kernel.n_bytes, kernel.working_set)
+    gathering = kernel.gathered / limits.bandwidth_of(n_threads * kernel.inputs)
+    return {
+        "seconds": least,
+        "bound": bound,
+        "share": least / seconds,
+        "sgemm_share": kernel.flops / limits.sgemm / seconds,
+        "gathering_share": gathering / seconds,
+    }
 
 
 def _product(product, a, b):
