@@ -66,9 +66,11 @@ SN_INLINE void store_tile(const dot_output *o, int64_t i, const int32_t *rows, s
     float *out = o->out + i * o->ld_unit + rows[0] * o->ld_row;
     const int four = rows + 3 <= o->last_row && rows[3] == rows[0] + 3;
     if (o->add || o->ld_row != 1 || !four) {
-        for (int u = 0; u < 4; u++)
-            for (int r = 0; r < 3; r++)
-                store_dot(o, i + u, rows[r], sums[4 * u + r]);
+        const __m512 by_row = _mm512_permutexvar_ps(
+            _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), sums);
+        store_units(o, i, rows[0], _mm512_castps512_ps128(by_row));
+        store_units(o, i, rows[1], _mm512_extractf32x4_ps(by_row, 1));
+        store_units(o, i, rows[2], _mm512_extractf32x4_ps(by_row, 2));
         return;
     }
     if (o->bias) {
