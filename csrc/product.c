@@ -78,7 +78,8 @@ SN_INLINE void store_tile(const dot_output *o, int64_t i, const int32_t *rows, s
         sums += _mm512_permutexvar_ps(
             _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3), bias);
     }
-    /* the next tile writes the fourth row; stores of three wait for the line */
+    /* The fourth row is the next tile's to write. Masked stores of three would be slower
+       where the line is not in cache. */
     _mm_storeu_ps(out, _mm512_castps512_ps128(sums));
     _mm_storeu_ps(out + o->ld_unit, _mm512_extractf32x4_ps(sums, 1));
     _mm_storeu_ps(out + 2 * o->ld_unit, _mm512_extractf32x4_ps(sums, 2));
