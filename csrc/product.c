@@ -409,6 +409,9 @@ static void expert_forward(float *H, int64_t ld_rows, const sn_parameters *exper
 #define START_8(i) SN_WITH_8(START, i)
 #define UNIT_8(i) UNIT(i, SN_WITH_8)
 #define FINISH_1(i) SN_WITH_1(FINISH, i)
+#define START_2(i) SN_WITH_2(START, i)
+#define UNIT_2(i) UNIT(i, SN_WITH_2)
+#define FINISH_2(i) SN_WITH_2(FINISH, i)
 #define FINISH_3(i) SN_WITH_3(FINISH, i)
 #define FINISH_4(i) SN_WITH_4(FINISH, i)
 #define FINISH_8(i) SN_WITH_8(FINISH, i)
@@ -417,11 +420,13 @@ static void expert_forward(float *H, int64_t ld_rows, const sn_parameters *exper
 #define FINISH_24(i) SN_WITH_24(FINISH, i)
 #if TILE_UNITS == 8
 DEFINE_SUM_TILE(sum_8_by_3, SN_EACH_8, SN_EACH_3, _3)
+DEFINE_SUM_TILE(sum_8_by_2, SN_EACH_8, SN_EACH_2, _2)
 DEFINE_SUM_TILE(sum_8_by_1, SN_EACH_8, SN_EACH_1, _1)
 DEFINE_SUM_TILE(sum_4_by_4, SN_EACH_4, SN_EACH_4, _4)
 DEFINE_SUM_TILE(sum_1_by_24, SN_EACH_1, SN_EACH_24, _24)
 #endif
 DEFINE_SUM_TILE(sum_4_by_3, SN_EACH_4, SN_EACH_3, _3)
+DEFINE_SUM_TILE(sum_4_by_2, SN_EACH_4, SN_EACH_2, _2)
 DEFINE_SUM_TILE(sum_4_by_1, SN_EACH_4, SN_EACH_1, _1)
 DEFINE_SUM_TILE(sum_1_by_8, SN_EACH_1, SN_EACH_8, _8)
 DEFINE_SUM_TILE(sum_1_by_4, SN_EACH_1, SN_EACH_4, _4)
@@ -439,7 +444,8 @@ typedef void sum_kernel(float *, int64_t, const int32_t *, const float *, int64_
                         float);
 
 /* The widest kernel for `left` units and `vectors` vectors of columns.
-   OUT units and vectors that it takes. */
+   OUT units and vectors that it takes: the latter the same for all numbers of units from
+   four on, which go through the columns together. */
 static sum_kernel *choose_sum(int64_t *units, int64_t *vectors, int64_t left)
 {
 #if TILE_UNITS == 8
@@ -449,8 +455,8 @@ static sum_kernel *choose_sum(int64_t *units, int64_t *vectors, int64_t left)
     }
     if (left >= 8) {
         *units = 8;
-        *vectors = *vectors >= 3 ? 3 : 1;
-        return *vectors == 3 ? sum_8_by_3 : sum_8_by_1;
+        *vectors = *vectors < 3 ? *vectors : 3;
+        return *vectors == 3 ? sum_8_by_3 : *vectors == 2 ? sum_8_by_2 : sum_8_by_1;
     }
     if (left < 4 && *vectors >= 24) {
         *units = 1;
@@ -460,8 +466,8 @@ static sum_kernel *choose_sum(int64_t *units, int64_t *vectors, int64_t left)
 #endif
     if (left >= 4) {
         *units = 4;
-        *vectors = *vectors >= 3 ? 3 : 1;
-        return *vectors == 3 ? sum_4_by_3 : sum_4_by_1;
+        *vectors = *vectors < 3 ? *vectors : 3;
+        return *vectors == 3 ? sum_4_by_3 : *vectors == 2 ? sum_4_by_2 : sum_4_by_1;
     }
     *units = 1;
     *vectors = *vectors >= 8 ? 8 : *vectors >= 4 ? 4 : 1;

@@ -66,7 +66,8 @@ SN_INLINE void sn_prefetch(const float *p, int64_t n)
 
 /* The same with a first argument handed on, for tiles. */
 #define SN_WITH_1(F, i) F(i, 0)
-#define SN_WITH_3(F, i) F(i, 0) F(i, 1) F(i, 2)
+#define SN_WITH_2(F, i) F(i, 0) F(i, 1)
+#define SN_WITH_3(F, i) SN_WITH_2(F, i) F(i, 2)
 #define SN_WITH_4(F, i) SN_WITH_3(F, i) F(i, 3)
 #define SN_WITH_8(F, i) SN_WITH_4(F, i) F(i, 4) F(i, 5) F(i, 6) F(i, 7)
 #define SN_WITH_16(F, i)                                                               \

@@ -64,7 +64,8 @@ PROTOCOL = {
     "n_iter_no_change": np.inf,
 }
 
-#: Of each preset: what all models share, and each model's own.
+#: Of each preset: what all models share, and each model's own; of all but "centered"
+#: the estimator's parameters.
 PRESETS = {
     "paper": {
         "all": {
@@ -110,12 +111,17 @@ PRESETS = {
             "density": 0.135,  # in training, with dropout: 0.10 without
         },
         # p (1 - p) makes the gates' gradient small; the learning rate stays high, and
-        # the average of the weights that it visits predicts
+        # the average of the weights that it visits predicts; inputs less their mean are
+        # learned faster than they overfit, if dropout and max-norm restrain them
         "st": {
+            "centered": True,
             "sigmoid_derivative": True,
             "gater_learning_rate_init": 0.2,
             "learning_rate_decay": 0.98,
             "averaging": 4.0,
+            "input_dropout": 0.4,
+            "max_norm": 2.5,
+            "penalty_weight": 0.003,
             "max_iter": 80,
         },
         "sts": {"input_dropout": 0.2},
