@@ -40,6 +40,16 @@ def arguments(output, *more):
     return ["--output", str(output), "--epochs", "2", "--seeds", "1", *more]
 
 
+def test_centered_rows_have_the_training_rows_mean_taken_off(figure2, digits):
+    X, y, X_valid, y_valid, X_test, y_test = figure2.centered(digits)
+    mean = digits[0].mean(axis=0, dtype=float)
+    for part, whole in ((X, digits[0]), (X_valid, digits[2]), (X_test, digits[4])):
+        assert part.dtype == whole.dtype
+        np.testing.assert_allclose(part, whole - mean, atol=1e-6)
+    for part, whole in ((y, digits[1]), (y_valid, digits[3]), (y_test, digits[5])):
+        assert part is whole
+
+
 def test_every_model_of_both_presets_is_recorded(figure2, tmp_path, capsys):
     figure2.main(arguments(tmp_path))
     stems = {
@@ -54,6 +64,9 @@ def test_every_model_of_both_presets_is_recorded(figure2, tmp_path, capsys):
             assert len(record[f"{name}_curve"]) == 2
         assert record["valid_error"] == min(record["valid_curve"])
         assert record["settings"]["max_iter"] == 2
+        preset = figure2.PRESETS[record["preset"]][record["model"]]
+        assert record["settings"]["centered"] == preset.get("centered", False)
+    assert found["best-st-0"]["settings"]["centered"]
     with (tmp_path / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {f"{r['preset']}-{r['model']}-{r['seed']}" for r in rows} == stems
