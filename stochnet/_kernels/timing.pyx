@@ -125,7 +125,7 @@ def dense_sum(out, coefficients, x, first, last, repeats):
     first, last, repeats : int
     """
     cdef int64_t n_rows = x.shape[0], ld = x.shape[1], n_units = coefficients.shape[0]
-    cdef int64_t begin = first, end = last, _r, n = repeats
+    cdef int64_t begin = first, end = last, _r, n = repeats, k
     _check(0 <= begin <= end <= n_units, "range")
     _check(out.shape == (n_units, ld) and coefficients.shape[1] == n_rows, "out")
     cdef float *o = floats(out, out.size)
@@ -135,7 +135,8 @@ def dense_sum(out, coefficients, x, first, last, repeats):
     cdef const int32_t *indices = integers(rows, len(rows))
     with nogil:
         for _r in range(n):
-            engine.weighted_sums(
-                o + begin * ld, ld, indices, end - begin, c + begin * n_rows, n_rows, 1,
-                v, ld, indices, n_rows, ld, 1.0
-            )
+            for k in range(begin, end, 32):  # as the engine, csrc/layout.h
+                engine.weighted_sums(
+                    o + k * ld, ld, indices, min(<int64_t>32, end - k), c + k * n_rows,
+                    n_rows, 1, v, ld, indices, n_rows, ld, 1.0
+                )
