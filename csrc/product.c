@@ -34,7 +34,7 @@ static int64_t piece_length(int64_t n)
 typedef struct {
     float *out;
     int64_t ld_unit, ld_row;
-    const float *bias; /* (units), or NULL for 0 */
+    const float *bias;       /* (units), or NULL for 0 */
     int add;                 /* to what is there, in place of the bias */
     const int32_t *last_row; /* of those that are written */
 } dot_output;
@@ -406,14 +406,14 @@ static void expert_forward(float *H, int64_t ld_rows, const sn_parameters *exper
         }                                                                              \
         EACH_UNIT(FINISH##WITH)                                                        \
     }
-#define START_8(i) SN_WITH_8(START, i)
-#define UNIT_8(i) UNIT(i, SN_WITH_8)
 #define FINISH_1(i) SN_WITH_1(FINISH, i)
 #define START_2(i) SN_WITH_2(START, i)
 #define UNIT_2(i) UNIT(i, SN_WITH_2)
 #define FINISH_2(i) SN_WITH_2(FINISH, i)
 #define FINISH_3(i) SN_WITH_3(FINISH, i)
 #define FINISH_4(i) SN_WITH_4(FINISH, i)
+#define START_8(i) SN_WITH_8(START, i)
+#define UNIT_8(i) UNIT(i, SN_WITH_8)
 #define FINISH_8(i) SN_WITH_8(FINISH, i)
 #define START_24(i) SN_WITH_24(START, i)
 #define UNIT_24(i) UNIT(i, SN_WITH_24)
