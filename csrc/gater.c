@@ -144,17 +144,19 @@ static void hidden_backward(const sn_network *net, sn_layer *layer, int64_t n_ro
         }
 }
 
-/* What is left of the gater's steps, UPDATE_UNITS units at a time. */
+/* What is left of the gater's steps, UPDATE_UNITS units at a time. Nobody waits for them
+   before the next mini-batch: the layer below and the last of this one read none of what
+   they write. */
 static void update_gater(sn_network *net, int64_t l, const sn_pass *pass)
 {
     sn_layer *layer = net->layers + l;
     const sn_input in = input_of(net, l);
     if (!sn_sums_by_block(layer)) {
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic) nowait
         for (int64_t k = 0; k < layer->n_gates; k += UPDATE_UNITS)
             update_gates(net, layer, k, smaller(k + UPDATE_UNITS, layer->n_gates), pass);
     }
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic) nowait
     for (int64_t m = 0; m < layer->n_hidden; m += UPDATE_UNITS)
         update_units(&layer->hidden, m, smaller(UPDATE_UNITS, layer->n_hidden - m),
                      &net->gater, layer->hidden_gradient + m, 1, layer->ld_hidden, &in,

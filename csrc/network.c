@@ -1,8 +1,8 @@
 /* One mini-batch through the whole network, and how threads share it.
  *
  * Everything below `train` and `predict` is called by all threads of one parallel
- * region, and each loop marked `omp for` shares out its panels, blocks or rows and ends
- * in a barrier. Results are the same bits for any number of threads, because
+ * region, and each loop marked `omp for` shares out its panels, blocks or rows and, but for
+ * `nowait`, ends in a barrier. Results are the same bits for any number of threads, because
  *   - panels and blocks depend on shapes only, and one thread does all of one;
  *   - a sum over units or rows runs within one panel, in ascending order, or over the
  *     fixed blocks of `partials`, in ascending order;
@@ -10,7 +10,7 @@
  * Outside a parallel region, and in a build without OpenMP, the same code runs serially.
  *
  * forward.c is a layer upwards, backward.c a layer downwards, with their loops shared out
- * in the same way.
+ * in the same way; threads.c says how many threads there are.
  */
 #include "layout.h"
 #include "stochnet.h"
@@ -74,27 +74,12 @@ static void train_batch(sn_network *net, const sn_examples *examples, int64_t fi
     readout_forward(net, n_rows, 1);
     for (int64_t l = net->n_layers - 1; l >= 0; l--)
         layer_backward(net, l, &pass);
-#pragma omp single
+#pragma omp single nowait
     {
         update_readout_bias(net, n_rows, pass.row);
         for (int64_t l = 0; l < net->n_layers; l++)
             adapt_penalty_weight(net->layers + l, n_rows);
     }
-}
-
-/* A small step is serial: its ten barriers would cost as much as a second thread saves,
-   and far more where other programs share the machine and a barrier has to wait for a
-   thread that is not running. This many multiplications take about 0.2 ms. */
-enum { SERIAL_WORK = 4000000 };
-
-static int32_t useful_threads(const sn_network *net, int64_t n_rows, int32_t n_threads)
-{
-    int64_t work = 0;
-    for (int64_t l = 0; l < net->n_layers; l++) {
-        const sn_layer *layer = net->layers + l;
-        work += layer->n_hidden * (layer->n_inputs + layer->n_gates) + layer->n_units;
-    }
-    return n_rows * work < SERIAL_WORK ? 1 : n_threads;
 }
 
 /* Mini-batch steps over all examples.
@@ -112,10 +97,16 @@ static int64_t train(double *loss, double *penalty, sn_network *net,
         const int64_t n_rows = smaller(examples->batch_size, examples->n - first);
         net->main.decay = alpha / (float)n_rows;
         net->gater.decay = gater_alpha / (float)n_rows;
-        const int32_t threads = useful_threads(net, n_rows, n_threads);
+        const int paced = is_paced(net, n_rows, n_threads);
+        const int32_t threads = !paced ? useful_threads(net, n_rows, n_threads)
+                                : net->pace.threaded ? n_threads
+                                                     : 1;
+        const double start = paced ? seconds_now() : 0.0;
         (void)threads;
 #pragma omp parallel num_threads(threads) if (threads > 1)
         train_batch(net, examples, first, n_rows, &draw);
+        if (paced && n_rows == examples->batch_size)
+            measure_step(&net->pace, seconds_now() - start);
         double sum = 0.0;
         for (int64_t b = 0; b < n_rows; b++)
             sum += (double)net->loss[b];

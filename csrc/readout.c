@@ -52,13 +52,13 @@ static void readout_forward(sn_network *net, int64_t n_rows, int training)
 static void readout_gradient_of_all(float *restrict g, const sn_network *net, int64_t e,
                                     int64_t n_rows)
 {
-    for (int64_t b = 0; b < n_rows; b++)
-        g[b] = 0.0f;
-    for (int64_t c = 0; c < net->n_classes; c++) {
-        const float v = net->readout.weight[e * net->ld_classes + c];
-        const float *column = net->logit_gradient_t + c * net->ld_rows;
-        for (int64_t b = 0; b < n_rows; b++)
-            g[b] += v * column[b];
+    const float *v = net->readout.weight + e * net->ld_classes;
+    for (int64_t b = 0; b < n_rows; b += SN_LANES) {
+        const float *column = net->logit_gradient_t + b;
+        sn_vec sum = {0};
+        for (int64_t c = 0; c < net->n_classes; c++, column += net->ld_rows)
+            sum += v[c] * sn_load(column);
+        sn_store(g + b, sum);
     }
 }
 

@@ -217,6 +217,16 @@ typedef struct {
     int64_t *reads;          /* (K) experts asked for, once per example and pass */
 } sn_layer;
 
+/* How long small training steps took; all zero at first. See threads.c. */
+typedef struct {
+    double mean[2];         /* seconds of a step with one thread, with all */
+    double sum;             /* seconds of the n_steps of this run */
+    int32_t n_steps;
+    int32_t n_runs, wait;   /* since the last trial of the slower way; until the next */
+    int32_t faster;         /* which way is, so far */
+    int32_t threaded;       /* whether this run's steps take all threads */
+} sn_pace;
+
 typedef struct {
     int64_t n_layers, n_classes, ld_classes;
     sn_layer *layers;
@@ -238,6 +248,7 @@ typedef struct {
     float *loss;            /* (B) */
     float *scratch;         /* (n_threads, scratch_size) */
     int64_t scratch_size;
+    sn_pace pace;
 } sn_network;
 
 /* Rows of the training set in the order in which mini-batches take them. */
@@ -289,7 +300,7 @@ typedef struct {
                         int64_t n_gates, int64_t n_classes, double *scratch,
                         int32_t *active);
 
-    int64_t serial_work; /* multiplications up to which a step takes one thread */
+    int64_t serial_work; /* multiplications from which a step takes all threads */
 
     /* whole network; see network.c */
     int64_t (*train)(double *loss, double *penalty, sn_network *net,

@@ -136,12 +136,13 @@ def threshold_for(chunks, density, size):
     n_above = round(density * size)
     if n_above >= size:
         return -np.inf
-    largest = np.empty(0, dtype=np.float32)
+    largest, least = np.empty(0, dtype=np.float32), -np.inf
     for scores in chunks:
-        largest = np.concatenate([largest, scores.ravel()])
+        largest = np.concatenate([largest, scores[scores > least]])
         surplus = len(largest) - (n_above + 1)
         if surplus > 0:
             largest = np.partition(largest, surplus)[surplus:]
+            least = largest[0]
     return float(largest.min())
 
 

@@ -72,7 +72,7 @@ def fingerprint(name, batch_size, n_threads):
 
 @pytest.mark.parametrize("shape", [SHAPE, BLOCKS])
 def test_there_is_enough_work_for_threads(shape):
-    """Below that network.c is serial, and this file would be void."""
+    """Below that some steps are serial, and this file would be void."""
     work, n_inputs = 0, shape.n_inputs
     per_gate = shape.experts_per_gate or (1, 1)
     for n_hidden, n_units, size in zip(
@@ -118,6 +118,20 @@ def test_the_number_of_threads_may_change_between_batches(name):
         rows = slice(i * SMALL, (i + 1) * SMALL)
         changing.train(X[rows], y[rows], batch_size=SMALL, n_threads=n_threads)
     assert_same_bits(copy_of_state(serial), copy_of_state(changing))
+
+
+def test_small_steps_try_both_ways_and_give_the_same_bits():
+    """Which one is faster is the machine's business; a hundred steps see both."""
+    shape, batch_size = Shape(0, 60, (30,), (200,), 10), 16
+    assert 16 * 30 * 260 < serial_work()
+    X, y = make_batch(shape, n_rows=100 * batch_size)
+    networks = [network_of("st", shape=shape) for _ in range(2)]
+    for n_threads, network in enumerate(networks, start=1):
+        network.train(X, y, batch_size=batch_size, n_threads=n_threads)
+    serial, threaded = networks[1]._training_kernels[2].seconds_of_small_step
+    assert serial > 0 and threaded > 0
+    assert networks[0]._training_kernels[2].seconds_of_small_step == (0, 0)
+    assert_same_bits(*map(copy_of_state, networks))
 
 
 def test_repeated_runs_give_the_same_bits():

@@ -24,6 +24,7 @@
 #include "../gater.c"
 #include "../forward.c"
 #include "../backward.c"
+#include "../threads.c"
 #include "../network.c"
 
 #define COUNT(table) ((int32_t)(sizeof(table) / sizeof(table)[0]))

@@ -183,6 +183,9 @@ cdef extern from "stochnet.h":
         float *penalty_value
         int64_t *reads
 
+    ctypedef struct sn_pace:
+        double mean[2]
+
     ctypedef struct sn_network:
         int64_t n_layers
         int64_t n_classes
@@ -206,6 +209,7 @@ cdef extern from "stochnet.h":
         float *loss
         float *scratch
         int64_t scratch_size
+        sn_pace pace
 
     ctypedef struct sn_examples:
         const float *X

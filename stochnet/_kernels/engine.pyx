@@ -38,7 +38,7 @@ def max_threads():
 
 
 def serial_work():
-    """Multiplications of the gaters up to which a step takes one thread."""
+    """Multiplications of the gaters from which a step takes all threads."""
     return engine.serial_work
 
 
