@@ -133,7 +133,7 @@ static void tiles_backward(sn_network *net, int64_t l, int64_t first, int64_t en
                            const sn_pass *pass)
 {
     sn_layer *layer = net->layers + l;
-    const sn_input in = input_of(net, l);
+    const sn_input in = input_of(net, l, pass->index);
     for (; first < end; first += TILE_GATES) {
         const int64_t tile_end = smaller(first + TILE_GATES, end);
         if (gradients && l == net->n_layers - 1)
@@ -213,8 +213,8 @@ static void input_gradient(sn_network *net, int64_t l, const sn_pass *pass)
     sn_layer *layer = net->layers + l, *below = layer - 1;
     const int64_t ld = net->ld_rows, ld_x = below->ld_units, G = layer->experts_per_gate;
     const int64_t block = below->experts_per_gate, n_rows = pass->n_rows;
-    const sn_input in = input_of(net, l);
-    const sn_blocks blocks = credited_blocks(below);
+    const sn_input in = input_of(net, l, pass->index);
+    const sn_blocks blocks = credited_blocks(&in, below);
     const int skips = in.has_blocks && below->credit != SN_CREDIT_ALL;
     /* few of a panel's blocks are active in a row: wider ones share its preparation */
     const int64_t width = skips ? 4 * panel_width((ld_x + 3) / 4) : panel_width(ld_x);

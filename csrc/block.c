@@ -4,77 +4,283 @@
  * square of the density. The counterparts of product.c; a row's sums run over its active
  * blocks in ascending order, whatever the other rows.
  */
+#include "layout.h"
 #include "stochnet.h"
 #include "vector.h"
 
-/* Which blocks of `width` inputs (a multiple of SN_PAD) each row has. A row x holds them one
-   behind the other, so that it is short enough for the caches; weights and gradients have
-   each block at its place. */
+/* A row of a call, and a block that it has. */
+typedef struct {
+    int32_t row, block;
+} sn_block_hit;
+
+/* Which blocks of `width` inputs (a multiple of SN_PAD) each row has; what a row x holds
+   elsewhere is never read. */
 typedef struct {
     int64_t width, ld;
     const int32_t *list;  /* (rows, ld), ascending */
-    const int32_t *last;  /* (rows): row r has entries 0 to last[r] of its list */
-    const int32_t *first; /* (rows): but of block_input_sums only those from first[r] on */
+    const int32_t *last;  /* (rows): row r has the entries up to last[r] of its list, */
+    const int32_t *first; /* (rows): from first[r] on; NULL: from 0 */
+    int64_t n_hits;       /* at least that of the longest list */
+    sn_block_hit *hits;   /* (n_hits) scratch of the thread, */
+    int32_t *end;         /* (ld + 1) and more of it */
 } sn_blocks;
 
-/* Each vector of entries [begin, end) of row r's list: at `d` among all inputs, `packed` in
-   its x. */
-#define FOR_VECTORS_OF(r, begin, end)                                                  \
-    for (int32_t e = begin; e < (end); e++)                                            \
-        for (int64_t d = in->list[(r)*in->ld + e] * in->width,                         \
-                     packed = e * in->width, d_end = d + in->width;                    \
-             d < d_end; d += SN_LANES, packed += SN_LANES)
+/* ---- Rows by block ---------------------------------------------------------------- */
 
-/* Units are taken eight at a time and then singly. */
-#define FOR_UNITS(n_units, EIGHT, ONE)                                                 \
-    int64_t i = 0;                                                                     \
-    for (; i + 8 <= (n_units); i += 8)                                                 \
-        EIGHT;                                                                         \
-    for (; i < (n_units); i++)                                                         \
-        ONE
+/* Rows and units that are worked on together. */
+enum { ROWS_AT_ONCE = 256, UNITS_AT_ONCE = 16 };
 
-#define START(i) sn_vec sum##i = {0};
-#define STEP(i) sum##i += sn_load(w + i * ld_w + d) * v;
-static void block_dot_8(const dot_output *o, const float *w, int64_t ld_w,
-                        const float *x, const sn_blocks *in, int32_t r)
+static int32_t first_entry(const sn_blocks *in, int32_t r)
 {
-    SN_EACH_8(START)
-    FOR_VECTORS_OF(r, 0, in->last[r])
-    {
-        const sn_vec v = sn_load(x + packed);
-        SN_EACH_8(STEP)
-    }
-    store_units(o, 0, r, sn_sum_4(sum0, sum1, sum2, sum3));
-    store_units(o, 4, r, sn_sum_4(sum4, sum5, sum6, sum7));
+    return in->first ? in->first[r] : 0;
 }
 
-static void block_dot_1(const dot_output *o, const float *w, int64_t ld_w,
-                        const float *x, const sn_blocks *in, int32_t r)
+/* How many of the first rows can be indexed together: at least one. */
+static int64_t rows_that_fit(const sn_blocks *in, const int32_t *rows, int64_t n_rows)
 {
-    SN_EACH_1(START)
-    FOR_VECTORS_OF(r, 0, in->last[r])
-    {
-        const sn_vec v = sn_load(x + packed);
-        SN_EACH_1(STEP)
+    int64_t n = 0, room = in->n_hits;
+    while (n < smaller(n_rows, ROWS_AT_ONCE)) {
+        room -= in->last[rows[n]] - first_entry(in, rows[n]);
+        if (room < 0)
+            break;
+        n++;
     }
-    store_dot(o, 0, r, sn_sum(sum0));
+    return n;
 }
-#undef START
-#undef STEP
 
-/* Asks for part j of `parts` of n floats of eight rows of weights: those that come next, in
-   the order of memory, while rows jump through the present ones. They need not exist. */
-SN_INLINE void prefetch_part(const float *w, int64_t ld_w, int64_t n, int64_t j,
-                             int64_t parts)
+/* Sorts the rows' entries by block, so that a block's weights are read once for all rows
+   that have it. OUT in->hits: from in->end[k] to in->end[k + 1] those of block k, in the
+   order of the rows. */
+static void index_blocks(const sn_blocks *in, const int32_t *rows, int64_t n_rows)
 {
-    enum { LINE = 16 };
-    const int64_t lines = (n + LINE - 1) / LINE;
-    for (int64_t i = 0; i < 8; i++)
-        for (int64_t line = lines * j / parts; line < lines * (j + 1) / parts; line++) {
-            const int64_t place = (i * ld_w + line * LINE) * (int64_t)sizeof *w;
-            __builtin_prefetch((const void *)((uintptr_t)w + (uintptr_t)place), 0, 2);
+    int32_t *begin = in->end + 1, sum = 0;
+    memset(in->end, 0, (size_t)(in->ld + 1) * sizeof *in->end);
+    for (int64_t j = 0; j < n_rows; j++)
+        for (int32_t e = first_entry(in, rows[j]); e < in->last[rows[j]]; e++)
+            begin[in->list[rows[j] * in->ld + e]]++;
+    for (int64_t k = 0; k < in->ld; k++) {
+        const int32_t count = begin[k];
+        begin[k] = sum;
+        sum += count;
+    }
+    for (int32_t j = 0; j < (int32_t)n_rows; j++)
+        for (int32_t e = first_entry(in, rows[j]); e < in->last[rows[j]]; e++) {
+            const int32_t k = in->list[rows[j] * in->ld + e];
+            in->hits[begin[k]++] = (sn_block_hit){j, k};
         }
 }
+
+/* ---- Tiles of SN_LANES units and as many inputs ------------------------------------ */
+
+/* Up to UNITS_AT_ONCE units, and what the three products do with a tile of them. */
+typedef struct {
+    const float *unit[UNITS_AT_ONCE]; /* rows of weights; behind the last the last again */
+    int64_t n_units, ld_w, ld_x;
+    float *w;       /* the same rows, where they are written */
+    const float *x; /* inputs */
+    float *dx;      /* their gradients */
+    const sn_blocks *in;
+    const int32_t *rows;
+    const sn_block_hit *last_hit;
+    float c[ROWS_AT_ONCE * UNITS_AT_ONCE]; /* (row, unit) outputs or their gradients */
+} block_units;
+
+typedef void tile_function(block_units *, const sn_block_hit *, const sn_block_hit *end,
+                           int64_t u, int64_t d);
+
+#if SN_LANES == 16
+#define EACH SN_EACH_16
+#elif SN_LANES == 8
+#define EACH SN_EACH_8
+#else
+#define EACH SN_EACH_4
+#endif
+
+/* v0, v1, ... of SN_LANES inputs each, unit by unit, become t0, t1, ... of SN_LANES units
+   each, input by input: each round interleaves the halves. */
+#define INTERLEAVE(a, i, j, b, low, high)                                              \
+    const sn_vec b##low = SN_INTERLEAVE_LOW(a##i, a##j);                               \
+    const sn_vec b##high = SN_INTERLEAVE_HIGH(a##i, a##j);
+#if SN_LANES == 16
+#define ROUND(a, b)                                                                    \
+    INTERLEAVE(a, 0, 8, b, 0, 1)                                                       \
+    INTERLEAVE(a, 1, 9, b, 2, 3)                                                       \
+    INTERLEAVE(a, 2, 10, b, 4, 5)                                                      \
+    INTERLEAVE(a, 3, 11, b, 6, 7)                                                      \
+    INTERLEAVE(a, 4, 12, b, 8, 9)                                                      \
+    INTERLEAVE(a, 5, 13, b, 10, 11)                                                    \
+    INTERLEAVE(a, 6, 14, b, 12, 13)                                                    \
+    INTERLEAVE(a, 7, 15, b, 14, 15)
+#define TRANSPOSE ROUND(v, p) ROUND(p, q) ROUND(q, s) ROUND(s, t)
+#elif SN_LANES == 8
+#define ROUND(a, b)                                                                    \
+    INTERLEAVE(a, 0, 4, b, 0, 1)                                                       \
+    INTERLEAVE(a, 1, 5, b, 2, 3)                                                       \
+    INTERLEAVE(a, 2, 6, b, 4, 5)                                                       \
+    INTERLEAVE(a, 3, 7, b, 6, 7)
+#define TRANSPOSE ROUND(v, p) ROUND(p, q) ROUND(q, t)
+#else
+#define ROUND(a, b)                                                                    \
+    INTERLEAVE(a, 0, 2, b, 0, 1)                                                       \
+    INTERLEAVE(a, 1, 3, b, 2, 3)
+#define TRANSPOSE ROUND(v, p) ROUND(p, t)
+#endif
+
+#define LOAD(i) sn_vec v##i = sn_load(of->unit[u + i] + d);
+
+/* What a tile does with each row that has its block, c being the row's outputs or their
+   gradients. */
+#define DEFINE_TILE(NAME, PREPARE, BODY, FINISH)                                       \
+    static void NAME(block_units *of, const sn_block_hit *hit,                         \
+                     const sn_block_hit *end, int64_t u, int64_t d)                    \
+    {                                                                                  \
+        EACH(LOAD)                                                                     \
+        PREPARE                                                                        \
+        for (; hit < end; hit++) {                                                     \
+            const int64_t row = of->rows[hit->row] * of->ld_x;                         \
+            float *c = of->c + hit->row * UNITS_AT_ONCE + u;                           \
+            BODY                                                                       \
+        }                                                                              \
+        FINISH                                                                         \
+    }
+
+/* Asks for the inputs of a later hit, perhaps of another block: rows are far apart, and
+   which come the processor cannot foresee. */
+SN_INLINE void prefetch_later(const block_units *of, const sn_block_hit *hit)
+{
+    const sn_block_hit *later = hit + 16 < of->last_hit ? hit + 16 : of->last_hit;
+    const int64_t row = of->rows[later->row] * of->ld_x;
+    __builtin_prefetch(of->x + row + later->block * of->in->width);
+}
+
+/* c (rows, units) += x w' */
+#define STEP(i) sum += x[i] * t##i;
+#define DOT                                                                            \
+    prefetch_later(of, hit);                                                           \
+    const float *x = of->x + row + d;                                                  \
+    sn_vec sum = sn_load(c);                                                           \
+    EACH(STEP)                                                                         \
+    sn_store(c, sum);
+DEFINE_TILE(dot_tile, TRANSPOSE, DOT, )
+#undef STEP
+#undef DOT
+
+/* w (units, inputs) += c' x */
+#define STEP(i) v##i += c[i] * x;
+#define STORE(i)                                                                       \
+    if (u + i < of->n_units)                                                           \
+        sn_store(of->w + (u + i) * of->ld_w + d, v##i);
+#define WEIGHT                                                                         \
+    prefetch_later(of, hit);                                                           \
+    const sn_vec x = sn_load(of->x + row + d);                                         \
+    EACH(STEP)
+DEFINE_TILE(weight_tile, , WEIGHT, EACH(STORE))
+#undef STEP
+#undef STORE
+#undef WEIGHT
+
+/* x (rows, all inputs) += c w */
+#define STEP(i) sum += c[i] * v##i;
+#define INPUT                                                                          \
+    float *x = of->dx + row + d;                                                       \
+    sn_vec sum = sn_load(x);                                                           \
+    EACH(STEP)                                                                         \
+    sn_store(x, sum);
+DEFINE_TILE(input_tile, , INPUT, )
+#undef STEP
+#undef INPUT
+#undef LOAD
+#undef DEFINE_TILE
+#undef TRANSPOSE
+#undef ROUND
+#undef INTERLEAVE
+#undef EACH
+
+/* Asks for a block's weights, of the units at hand; behind the last block are those of the
+   next units. They need not exist. */
+SN_INLINE void prefetch_block(const block_units *of, int64_t k)
+{
+    enum { LINE = 16 };
+    const int64_t width = of->in->width;
+    int64_t place = k * width;
+    if (place >= of->ld_w)
+        place += (UNITS_AT_ONCE - 1) * of->ld_w;
+    for (int64_t i = 0; i < UNITS_AT_ONCE; i++)
+        for (int64_t line = 0; line < width; line += LINE) {
+            const uintptr_t bytes = (uintptr_t)((i * of->ld_w + place + line) * 4);
+            __builtin_prefetch((const void *)((uintptr_t)of->unit[0] + bytes), 0, 2);
+        }
+}
+
+/* Asks for weights that are needed soon. With many rows those are a block's some blocks
+   ahead; few rows have too few of the blocks, so that a later hit says which. */
+SN_INLINE void prefetch_weights(const block_units *of, int64_t k, const sn_block_hit *hit,
+                                const sn_block_hit *end, int64_t n_rows)
+{
+    enum { FEW = 16, BLOCKS = 4, HITS = 3 };
+    if (n_rows >= FEW)
+        prefetch_block(of, k + BLOCKS);
+    else if (hit < end && hit + HITS <= of->last_hit)
+        prefetch_block(of, hit[HITS].block);
+}
+
+/* All tiles that rows [0, n_rows) need, each once. */
+SN_INLINE void for_tiles(block_units *of, int64_t n_rows, tile_function *tile)
+{
+    const sn_blocks *in = of->in;
+    of->last_hit = in->hits + in->end[in->ld] - 1;
+    for (int64_t k = 0; k < in->ld; k++) {
+        const sn_block_hit *hit = in->hits + in->end[k], *end = in->hits + in->end[k + 1];
+        prefetch_weights(of, k, hit, end, n_rows);
+        for (int64_t u = 0; hit < end && u < of->n_units; u += SN_LANES)
+            for (int64_t d = k * in->width; d < (k + 1) * in->width; d += SN_LANES)
+                tile(of, hit, end, u, d);
+    }
+}
+
+/* ---- The three products ------------------------------------------------------------ */
+
+/* Fewer units than that are taken one by one, row by row: most of a tile would be idle. */
+enum { FEWEST_UNITS = 4 };
+
+/* Each vector of row r's blocks. */
+#define FOR_VECTORS_OF(r)                                                              \
+    for (int32_t e = first_entry(in, r); e < in->last[r]; e++)                         \
+        for (int64_t d = in->list[(r)*in->ld + e] * in->width, d_end = d + in->width;  \
+             d < d_end; d += SN_LANES)
+
+/* The first of n_units units from w on. */
+static void start_units(block_units *of, const float *w, int64_t ld_w, int64_t n_units)
+{
+    of->n_units = smaller(n_units, UNITS_AT_ONCE);
+    of->ld_w = ld_w;
+    for (int64_t i = 0; i < UNITS_AT_ONCE; i++)
+        of->unit[i] = w + smaller(i, of->n_units - 1) * ld_w;
+}
+
+/* of->c = c of the first n_rows rows; zero for units that are not. */
+static void gather(block_units *of, const float *c, int64_t ld_unit, int64_t ld_row,
+                   int64_t n_rows)
+{
+    memset(of->c, 0, (size_t)(n_rows * UNITS_AT_ONCE) * sizeof *of->c);
+    for (int64_t i = 0; i < of->n_units; i++)
+        for (int64_t j = 0; j < n_rows; j++)
+            of->c[j * UNITS_AT_ONCE + i] = c[i * ld_unit + of->rows[j] * ld_row];
+}
+
+/* A call's first n rows, of which units i and behind; then its next, until all are done. */
+#define FOR_ROWS_AND_UNITS(BODY)                                                       \
+    for (int64_t n; n_rows > 0; rows += n, n_rows -= n) {                              \
+        n = rows_that_fit(in, rows, n_rows);                                           \
+        index_blocks(in, rows, n);                                                     \
+        of.in = in;                                                                    \
+        of.rows = rows;                                                                \
+        of.ld_x = ld_x;                                                                \
+        for (int64_t i = 0; i < n_units; i += UNITS_AT_ONCE) {                         \
+            start_units(&of, w + i * ld_w, ld_w, n_units - i);                         \
+            BODY                                                                       \
+        }                                                                              \
+    }
 
 /* out[i, r] = bias[i] + w_i . x_r for the listed rows r; arguments as of dot_products. A
    row's bits are the same whichever rows it is computed with. */
@@ -83,76 +289,74 @@ static void block_dot_products(float *out, int64_t ld_unit, int64_t ld_row,
                                int64_t n_units, const float *x, int64_t ld_x,
                                const sn_blocks *in, const int32_t *rows, int64_t n_rows)
 {
-    enum { FEWEST_TO_PREFETCH = 16 }; /* fewer rows need too few of the blocks */
-    for (int64_t i = 0, step; i < n_units; i += step) {
-        const dot_output o = {out + i * ld_unit, ld_unit, ld_row, bias + i, 0, NULL};
-        const float *wi = w + i * ld_w;
-        step = n_units - i >= 8 ? 8 : 1;
+    for (int64_t i = 0; n_units < FEWEST_UNITS && i < n_units; i++)
         for (int64_t j = 0; j < n_rows; j++) {
-            if (step == 8 && n_rows >= FEWEST_TO_PREFETCH)
-                prefetch_part(wi + 8 * ld_w, ld_w, ld_w, j, n_rows);
-            (step == 8 ? block_dot_8 : block_dot_1)(&o, wi, ld_w, x + rows[j] * ld_x, in,
-                                                    rows[j]);
+            sn_vec sum = {0};
+            FOR_VECTORS_OF(rows[j])
+            sum += sn_load(w + i * ld_w + d) * sn_load(x + rows[j] * ld_x + d);
+            out[i * ld_unit + rows[j] * ld_row] = bias[i] + sn_sum(sum);
         }
-    }
+    if (n_units < FEWEST_UNITS)
+        return;
+    block_units of;
+    of.x = x;
+    FOR_ROWS_AND_UNITS({
+        memset(of.c, 0, (size_t)(n * UNITS_AT_ONCE) * sizeof *of.c);
+        for_tiles(&of, n, dot_tile);
+        for (int64_t j = 0; j < n; j++)
+            for (int64_t u = 0; u < of.n_units; u++)
+                out[(i + u) * ld_unit + of.rows[j] * ld_row] =
+                    bias[i + u] + of.c[j * UNITS_AT_ONCE + u];
+    })
 }
-
-/* dx_r += sum over units i of c[i, r] w_i on the active blocks of the listed rows.
-   INOUT dx (*, ld_x). IN c, element (i, r) at i * ld_unit + r * ld_row. */
-#define WEIGHT(i) const float weight##i = ci[i * ld_unit];
-#define STEP(i) sum += weight##i * sn_load(wi + i * ld_w + d);
-#define INPUT_SUM(EACH)                                                                \
-    do {                                                                               \
-        const float *ci = c + i * ld_unit + r * ld_row, *wi = w + i * ld_w;            \
-        EACH(WEIGHT)                                                                   \
-        FOR_VECTORS_OF(r, in->first[r], in->last[r])                                   \
-        {                                                                              \
-            sn_vec sum = sn_load(dxr + d);                                             \
-            EACH(STEP)                                                                 \
-            sn_store(dxr + d, sum);                                                    \
-        }                                                                              \
-    } while (0)
-static void block_input_sums(float *dx, int64_t ld_x, const float *c, int64_t ld_unit,
-                             int64_t ld_row, const float *w, int64_t ld_w,
-                             int64_t n_units, const sn_blocks *in, const int32_t *rows,
-                             int64_t n_rows)
-{
-    for (int64_t j = 0; j < n_rows; j++) {
-        const int32_t r = rows[j];
-        float *dxr = dx + r * ld_x;
-        FOR_UNITS(n_units, INPUT_SUM(SN_EACH_8), INPUT_SUM(SN_EACH_1));
-    }
-}
-#undef STEP
-#undef INPUT_SUM
 
 /* w_i += sum over the listed rows r of c[i, r] x_r, on their active blocks.
-   INOUT w (n_units, ld_w). IN c as above, x (*, ld_x). */
-#define STEP(i) sn_store(wi + i * ld_w + d, sn_load(wi + i * ld_w + d) + weight##i * v);
-#define WEIGHT_SUM(EACH)                                                               \
-    do {                                                                               \
-        const float *ci = c + i * ld_unit + r * ld_row;                                \
-        float *wi = w + i * ld_w;                                                      \
-        EACH(WEIGHT)                                                                   \
-        FOR_VECTORS_OF(r, 0, in->last[r])                                              \
-        {                                                                              \
-            const sn_vec v = sn_load(xr + packed);                                     \
-            EACH(STEP)                                                                 \
-        }                                                                              \
-    } while (0)
+   INOUT w (n_units, ld_w). IN c, element (i, r) at i * ld_unit + r * ld_row, x (*, ld_x). */
 static void block_weight_sums(float *w, int64_t ld_w, int64_t n_units, const float *c,
                               int64_t ld_unit, int64_t ld_row, const float *x,
                               int64_t ld_x, const sn_blocks *in, const int32_t *rows,
                               int64_t n_rows)
 {
-    for (int64_t j = 0; j < n_rows; j++) {
-        const int32_t r = rows[j];
-        const float *xr = x + r * ld_x;
-        FOR_UNITS(n_units, WEIGHT_SUM(SN_EACH_8), WEIGHT_SUM(SN_EACH_1));
-    }
+    for (int64_t i = 0; n_units < FEWEST_UNITS && i < n_units; i++)
+        for (int64_t j = 0; j < n_rows; j++) {
+            const float cj = c[i * ld_unit + rows[j] * ld_row], *xj = x + rows[j] * ld_x;
+            float *wi = w + i * ld_w;
+            FOR_VECTORS_OF(rows[j])
+                sn_store(wi + d, sn_load(wi + d) + cj * sn_load(xj + d));
+        }
+    if (n_units < FEWEST_UNITS)
+        return;
+    block_units of;
+    of.x = x;
+    FOR_ROWS_AND_UNITS({
+        of.w = w + i * ld_w;
+        gather(&of, c + i * ld_unit, ld_unit, ld_row, n);
+        for_tiles(&of, n, weight_tile);
+    })
 }
-#undef STEP
-#undef WEIGHT
-#undef WEIGHT_SUM
-#undef FOR_UNITS
+
+/* dx_r += sum over units i of c[i, r] w_i on the active blocks of the listed rows.
+   INOUT dx (*, ld_x). IN c as above. */
+static void block_input_sums(float *dx, int64_t ld_x, const float *c, int64_t ld_unit,
+                             int64_t ld_row, const float *w, int64_t ld_w,
+                             int64_t n_units, const sn_blocks *in, const int32_t *rows,
+                             int64_t n_rows)
+{
+    for (int64_t i = 0; n_units < FEWEST_UNITS && i < n_units; i++)
+        for (int64_t j = 0; j < n_rows; j++) {
+            const float cj = c[i * ld_unit + rows[j] * ld_row];
+            float *xj = dx + rows[j] * ld_x;
+            FOR_VECTORS_OF(rows[j])
+                sn_store(xj + d, sn_load(xj + d) + cj * sn_load(w + i * ld_w + d));
+        }
+    if (n_units < FEWEST_UNITS)
+        return;
+    block_units of;
+    of.dx = dx;
+    FOR_ROWS_AND_UNITS({
+        gather(&of, c + i * ld_unit, ld_unit, ld_row, n);
+        for_tiles(&of, n, input_tile);
+    })
+}
+#undef FOR_ROWS_AND_UNITS
 #undef FOR_VECTORS_OF

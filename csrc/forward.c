@@ -95,12 +95,25 @@ static void gates_forward(sn_layer *layer, int64_t first, int64_t end, const sn_
     }
 }
 
+/* y = h H of gate k, on its active rows. */
+static void write_block(sn_layer *layer, int64_t k, int64_t ld_rows)
+{
+    const int64_t G = layer->experts_per_gate;
+    const int32_t *rows = layer->rows + k * ld_rows;
+    const float *h = layer->h + k * ld_rows, *H = layer->expert_output + k * G * ld_rows;
+    for (int32_t j = 0; j < layer->count[k]; j++) {
+        float *y = layer->output + rows[j] * layer->ld_units + k * G;
+        for (int64_t g = 0; g < G; g++)
+            y[g] = h[rows[j]] * H[g * ld_rows + rows[j]];
+    }
+}
+
 /* Gates and experts of one layer, block by block, and their part of the readout. */
 static void units_forward(sn_network *net, int64_t l, const sn_draw *draw,
                           const sn_pass *pass)
 {
     sn_layer *layer = net->layers + l;
-    const sn_input in = input_of(net, l);
+    const sn_input in = input_of(net, l, pass->index);
     const int64_t width = sn_block_width(layer);
     const int last = l == net->n_layers - 1;
     const int32_t *rows = pass->training ? layer->credited : layer->rows;
@@ -111,6 +124,8 @@ static void units_forward(sn_network *net, int64_t l, const sn_draw *draw,
         gate_products(net, layer, first, end, pass->n_rows);
         gates_forward(layer, first, end, draw, net->ld_rows, pass);
         experts_forward(net, layer, &in, first, end, rows, count, pass);
+        for (int64_t k = first; k < end && !last && output_has_blocks(layer); k++)
+            write_block(layer, k, net->ld_rows);
         if (!last)
             continue;
         float *partial =
@@ -134,30 +149,33 @@ static int32_t first_from(const int32_t *rows, int32_t n, int32_t row)
     return low;
 }
 
-/* y (B, E) = h H, and the active gates of each row. Where readers skip silent blocks a row
-   is its active blocks, one behind the other, else it is zero where a gate is. */
+/* The active gates of each row; and y (B, E) = h H, zero where a gate is, unless readers
+   skip silent blocks: then active blocks alone are written, while they are in cache, by
+   write_block. */
 static void write_output(sn_layer *layer, int64_t n_rows, int64_t ld_rows)
 {
     const int64_t G = layer->experts_per_gate;
-    const int packed = output_has_blocks(layer);
+    const int skipped = output_has_blocks(layer);
 #pragma omp for schedule(static)
     for (int64_t first = 0; first < n_rows; first += SN_PAD) {
         const int64_t end = smaller(first + SN_PAD, n_rows);
         for (int64_t b = first; b < end; b++)
             layer->n_gates_of_row[b] = 0;
-        for (int64_t k = 0; k < layer->n_gates; k++)
-            for (int64_t b = first; b < end; b++) {
-                const float h = layer->h[k * ld_rows + b];
-                const float *H = layer->expert_output + k * G * ld_rows + b;
-                const int64_t place = packed ? layer->n_gates_of_row[b] : k;
-                float *y = layer->output + b * layer->ld_units + place * G;
-                if (h != 0.0f)
-                    layer->gates[b * layer->n_gates + layer->n_gates_of_row[b]++] =
-                        (int32_t)k;
-                if (h != 0.0f || !packed)
-                    for (int64_t g = 0; g < G; g++)
-                        y[g] = h != 0.0f ? h * H[g * ld_rows] : 0.0f;
-            }
+        for (int64_t k = 0; k < layer->n_gates; k++) {
+            const float *h = layer->h + k * ld_rows;
+            int32_t active[SN_PAD];
+            const uint32_t bits = sn_different(h + first, 0.0f);
+            const int32_t n = list_rows(active, 0, first, bits, n_rows);
+            for (int32_t j = 0; j < n; j++)
+                layer->gates[active[j] * layer->n_gates +
+                             layer->n_gates_of_row[active[j]]++] = (int32_t)k;
+            const float *H = layer->expert_output + k * G * ld_rows;
+            float *y = layer->output + k * G;
+            for (int64_t b = first; b < end && !skipped; b++)
+                for (int64_t g = 0; g < G; g++)
+                    y[b * layer->ld_units + g] =
+                        h[b] != 0.0f ? h[b] * H[g * ld_rows + b] : 0.0f;
+        }
     }
 }
 
@@ -194,7 +212,7 @@ static void layer_forward(sn_network *net, int64_t l, const sn_pass *pass)
     sn_draw draw;
     if (pass->draw)
         draw = layer_draw(pass, l);
-    hidden_forward(net, l, pass->n_rows);
+    hidden_forward(net, l, pass);
     units_forward(net, l, pass->draw ? &draw : NULL, pass);
     if (l < net->n_layers - 1)
         write_output(layer, pass->n_rows, net->ld_rows);

@@ -29,6 +29,7 @@ typedef struct {
     gate_scratch gate;
     float *row;      /* one row of weights */
     float *gradient; /* (UPDATE_UNITS) rows of weights */
+    int32_t *index;  /* see input_of */
 } sn_pass;
 
 /* ---- Upwards ------------------------------------------------------------------------ */
@@ -41,10 +42,11 @@ static void tanh_row(float *x, int64_t n)
 }
 
 /* U = tanh(x Wb' + bb), (B, M) */
-static void hidden_forward(const sn_network *net, int64_t l, int64_t n_rows)
+static void hidden_forward(const sn_network *net, int64_t l, const sn_pass *pass)
 {
+    const int64_t n_rows = pass->n_rows;
     sn_layer *layer = net->layers + l;
-    const sn_input in = input_of(net, l);
+    const sn_input in = input_of(net, l, pass->index);
     const int64_t width = panel_width(layer->n_hidden), ld = layer->ld_hidden;
 #pragma omp for schedule(dynamic) collapse(2)
     for (int64_t first = 0; first < n_rows; first += PANEL_ROWS)
@@ -150,7 +152,7 @@ static void hidden_backward(const sn_network *net, sn_layer *layer, int64_t n_ro
 static void update_gater(sn_network *net, int64_t l, const sn_pass *pass)
 {
     sn_layer *layer = net->layers + l;
-    const sn_input in = input_of(net, l);
+    const sn_input in = input_of(net, l, pass->index);
     if (!sn_sums_by_block(layer)) {
 #pragma omp for schedule(dynamic) nowait
         for (int64_t k = 0; k < layer->n_gates; k += UPDATE_UNITS)

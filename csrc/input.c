@@ -20,24 +20,33 @@ static int output_has_blocks(const sn_layer *layer)
            !unit_table[layer->unit]->always_fires;
 }
 
-static sn_input input_of(const sn_network *net, int64_t l)
+/* IN index: scratch, as long as sn_scratch_size says. */
+static sn_input input_of(const sn_network *net, int64_t l, int32_t *index)
 {
     if (l == 0)
         return (sn_input){.x = net->input, .ld = net->layers->ld_inputs};
     const sn_layer *below = net->layers + l - 1;
-    return (sn_input){below->output,
-                      below->ld_units,
-                      output_has_blocks(below),
-                      {below->experts_per_gate, below->n_gates, below->gates,
-                       below->n_gates_of_row, NULL}};
+    const int64_t n_hits = sn_block_entries(net);
+    return (sn_input){.x = below->output,
+                      .ld = below->ld_units,
+                      .has_blocks = output_has_blocks(below),
+                      .blocks = {.width = below->experts_per_gate,
+                                 .ld = below->n_gates,
+                                 .list = below->gates,
+                                 .last = below->n_gates_of_row,
+                                 .n_hits = n_hits,
+                                 .hits = (sn_block_hit *)index,
+                                 .end = index + 2 * n_hits}};
 }
 
-/* Blocks of a layer's output whose gradient its gates ask for: beside the active ones
-   those that are probed. */
-static sn_blocks credited_blocks(const sn_layer *layer)
+/* Of the blocks that `in` has, those whose gradient the gates of the layer below ask for:
+   beside the active ones those that are probed. */
+static sn_blocks credited_blocks(const sn_input *in, const sn_layer *below)
 {
-    return (sn_blocks){layer->experts_per_gate, layer->n_gates, layer->credited_gates,
-                       layer->n_credited_of_row, NULL};
+    sn_blocks blocks = in->blocks;
+    blocks.list = below->credited_gates;
+    blocks.last = below->n_credited_of_row;
+    return blocks;
 }
 
 /* out[i, r] = bias[i] + w_i . x_r for `n_units` units of p from `first` on and the

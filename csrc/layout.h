@@ -9,6 +9,9 @@
 enum { GATE_SCRATCH_ROWS = 6, UPDATE_UNITS = 32, LEAST_INDICES = 256 };
 enum { STRIP = 512, STRIP_GATES = STRIP / SN_PAD };
 
+/* Entries of an index of blocks that stay in cache. */
+enum { BLOCK_ENTRIES = 8192 };
+
 static inline int64_t smaller(int64_t a, int64_t b)
 {
     return a < b ? a : b;
@@ -92,12 +95,29 @@ static inline int64_t sn_strip_length(const sn_network *net)
     return net->ld_rows > STRIP ? net->ld_rows : STRIP;
 }
 
-/* Floats of scratch of one thread: gate rows, one row of weights, and UPDATE_UNITS
-   gradients of them. */
+/* Most blocks that a row of some layer's input can have; 0 where there is one layer. */
+static inline int64_t sn_most_blocks(const sn_network *net)
+{
+    int64_t most = 0;
+    for (int64_t l = 0; l < net->n_layers - 1; l++)
+        most = net->layers[l].n_gates > most ? net->layers[l].n_gates : most;
+    return most;
+}
+
+/* Entries of a thread's index of blocks, at least those of one row. */
+static inline int64_t sn_block_entries(const sn_network *net)
+{
+    const int64_t most = sn_most_blocks(net);
+    return most == 0 || most > BLOCK_ENTRIES ? most : BLOCK_ENTRIES;
+}
+
+/* Floats of scratch of one thread: gate rows, one row of weights, UPDATE_UNITS gradients
+   of them, and the index of blocks, two integers an entry and one a block. */
 static inline int64_t sn_scratch_size(const sn_network *net)
 {
     return GATE_SCRATCH_ROWS * sn_strip_length(net) +
-           (1 + UPDATE_UNITS) * sn_longest_row(net);
+           (1 + UPDATE_UNITS) * sn_longest_row(net) +
+           padded(2 * sn_block_entries(net) + sn_most_blocks(net) + 1);
 }
 
 #endif

@@ -58,6 +58,7 @@ static sn_pass start_pass(const sn_network *net, int64_t n_rows, const sn_draw *
     pass.gate = gate_scratch_of(scratch, sn_strip_length(net));
     pass.row = scratch + GATE_SCRATCH_ROWS * sn_strip_length(net);
     pass.gradient = pass.row + sn_longest_row(net);
+    pass.index = (int32_t *)(void *)(pass.gradient + UPDATE_UNITS * sn_longest_row(net));
     return pass;
 }
 
@@ -158,7 +159,7 @@ static void scores(sn_network *net, int64_t l, const float *X, int64_t n_rows,
         copy_rows(net, X, NULL, NULL, &pass);
         for (int64_t i = 0; i < l; i++)
             layer_forward(net, i, &pass);
-        hidden_forward(net, l, n_rows);
+        hidden_forward(net, l, &pass);
         sn_layer *layer = net->layers + l;
         const int64_t width = sn_block_width(layer);
 #pragma omp for schedule(dynamic)

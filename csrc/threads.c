@@ -57,8 +57,8 @@ static int is_paced(const sn_network *net, int64_t n_rows, int32_t n_threads)
 }
 
 /* One barrier that waits may take as long as fifty steps: a run counts as twice the other
-   way at most, and ends there, so that it takes several within few runs to be the slower. A way
-   that was not tried yet has mean 0. */
+   way at most, and ends there, so that a way takes several within few runs to be the
+   slower. One that was not tried yet has mean 0. */
 static double most_seconds(const sn_pace *pace)
 {
     const double other = pace->mean[!pace->threaded];

@@ -160,6 +160,26 @@ SN_INLINE sn_vec sn_sum_4_by_3(const sn_vec v[4][3])
 }
 #endif
 
+/* Lanes chosen from a and b, whose lanes count on from those of a. */
+#if defined(__clang__) || __GNUC__ >= 12
+#define SN_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int32_t sn_lanes __attribute__((vector_size(4 * SN_LANES)));
+#define SN_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (sn_lanes){__VA_ARGS__})
+#endif
+
+/* The lower or upper halves of a and b, lane by lane in turns. */
+#if SN_LANES == 16
+#define SN_INTERLEAVE_LOW(a, b)                                                            SN_SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define SN_INTERLEAVE_HIGH(a, b)                                                           SN_SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#elif SN_LANES == 8
+#define SN_INTERLEAVE_LOW(a, b) SN_SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define SN_INTERLEAVE_HIGH(a, b) SN_SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#else
+#define SN_INTERLEAVE_LOW(a, b) SN_SHUFFLE(a, b, 0, 4, 1, 5)
+#define SN_INTERLEAVE_HIGH(a, b) SN_SHUFFLE(a, b, 2, 6, 3, 7)
+#endif
+
 /* Bit i says how x[i] compares with y, for 16 floats. */
 #if defined(__AVX512F__)
 #define SN_COMPARE(PREDICATE, OP)                                                      \
@@ -189,6 +209,26 @@ SN_INLINE uint32_t sn_different(const float *x, float y)
 }
 
 #undef SN_COMPARE
+
+/* The same for 16 integers. */
+SN_INLINE uint32_t sn_equal(const int32_t *x, int32_t y)
+{
+#if defined(__AVX512F__)
+    return _mm512_cmpeq_epi32_mask(_mm512_loadu_si512(x), _mm512_set1_epi32(y));
+#elif defined(__AVX2__)
+    const __m256i v = _mm256_set1_epi32(y);
+    const __m256i low = _mm256_cmpeq_epi32(_mm256_loadu_si256((const __m256i *)x), v);
+    const __m256i high =
+        _mm256_cmpeq_epi32(_mm256_loadu_si256((const __m256i *)(x + 8)), v);
+    return (uint32_t)(_mm256_movemask_ps(_mm256_castsi256_ps(low)) |
+                      _mm256_movemask_ps(_mm256_castsi256_ps(high)) << 8);
+#else
+    uint32_t bits = 0;
+    for (uint32_t i = 0; i < 16; i++)
+        bits |= (uint32_t)(x[i] == y) << i;
+    return bits;
+#endif
+}
 
 /* OUT list: first + i for each of the 16 bits i that is set, ascending. Returns how many. */
 SN_INLINE int32_t sn_list_bits(int32_t *list, int32_t first, uint32_t bits)
