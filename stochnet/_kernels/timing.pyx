@@ -13,6 +13,17 @@ from stochnet._kernels.engine cimport engine, sn_parameters
 from stochnet._kernels.update cimport parameters_of
 
 
+cdef extern from *:
+    void __builtin_prefetch(const void *) noexcept nogil
+
+
+cdef void prefetch(const void *first, int64_t n) noexcept nogil:
+    """Ask for n values of four bytes."""
+    cdef int64_t i
+    for i in range(0, n, 16):
+        __builtin_prefetch(<const char *>first + 4 * i)
+
+
 cdef _check(bint holds, what):
     if not holds:
         raise ValueError(f"{what} does not fit.")
@@ -53,7 +64,8 @@ def expert_sum(out, c, x, const int32_t[:, :, ::1] rows,
                const int32_t[:, ::1] counts, first, last, repeats):
     """`repeats` times out += c x over the active rows of gates first to last.
 
-    With the weights as `out` this is the update of plain SGD, but for max-norm.
+    With the weights as `out` this is the update of plain SGD, but for max-norm. As in a
+    training step, what the next gate's sum starts from is in cache by then.
 
     Parameters
     ----------
@@ -78,6 +90,10 @@ def expert_sum(out, c, x, const int32_t[:, :, ::1] rows,
         for r in range(n):
             s = r % n_sets
             for k in range(begin, end):
+                if k + 1 < end:
+                    prefetch(&rows[s, k + 1, 0], counts[s, k + 1])
+                    prefetch(weights + (k + 1) * size * ld_rows, size * ld_rows)
+                    prefetch(target + (k + 1) * size * ld, size * ld)
                 engine.weighted_sums(
                     target + k * size * ld, ld, indices, size,
                     weights + k * size * ld_rows, ld_rows, 1, inputs, ld,
