@@ -106,9 +106,13 @@ PRESETS = {
         # their gaters learn at 10 and 5 times the rate
         "noisy_rectifier": {"learning_rate_init": 0.02, "input_dropout": 0.2},
         "rectifier": {
+            "centered": True,
             "learning_rate_init": 0.02,
-            "input_dropout": 0.2,
-            "density": 0.135,  # in training, with dropout: 0.10 without
+            "input_dropout": 0.3,
+            "max_norm": 2.0,
+            "averaging": 4.0,
+            "density": 0.21,  # in training, with dropout: 0.10 without
+            "max_iter": 40,
         },
         # p (1 - p) makes the gates' gradient small; the learning rate stays high, and
         # the average of the weights that it visits predicts; inputs less their mean are
@@ -125,7 +129,16 @@ PRESETS = {
             "max_iter": 80,
         },
         "sts": {"input_dropout": 0.2},
-        "sbn": {"estimator": "local_expectation", "gater_learning_rate_init": 0.4},
+        "sbn": {
+            "centered": True,
+            "estimator": "local_expectation",
+            "gater_learning_rate_init": 0.4,
+            "learning_rate_decay": 0.98,
+            "averaging": 4.0,
+            "input_dropout": 0.4,
+            "max_norm": 2.5,
+            "penalty_weight": 0.003,
+        },
         "sigmoid_noise": {"noise": "gaussian", "noise_scale": 1.0},
         "sigmoid": {},
     },
