@@ -99,9 +99,8 @@ static int64_t train(double *loss, double *penalty, sn_network *net,
         net->main.decay = alpha / (float)n_rows;
         net->gater.decay = gater_alpha / (float)n_rows;
         const int paced = is_paced(net, n_rows, n_threads);
-        const int32_t threads = !paced ? useful_threads(net, n_rows, n_threads)
-                                : net->pace.threaded ? n_threads
-                                                     : 1;
+        const int32_t threads = paced ? threads_of_pace(&net->pace, n_threads)
+                                      : useful_threads(net, n_rows, n_threads);
         const double start = paced ? seconds_now() : 0.0;
         (void)threads;
 #pragma omp parallel num_threads(threads) if (threads > 1)

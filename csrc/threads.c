@@ -56,6 +56,11 @@ static int is_paced(const sn_network *net, int64_t n_rows, int32_t n_threads)
     return n_threads > 1 && work >= TINY_WORK && work < SERIAL_WORK;
 }
 
+static int32_t threads_of_pace(const sn_pace *pace, int32_t n_threads)
+{
+    return pace->threaded ? n_threads : 1;
+}
+
 /* One barrier that waits may take as long as fifty steps: a run counts as twice the other
    way at most, and ends there, so that a way takes several within few runs to be the
    slower. One that was not tried yet has mean 0. */
