@@ -29,45 +29,42 @@ static int is_dense_tile(const sn_layer *layer, const int32_t *count, int64_t fi
 }
 
 /* Single experts of gates [first, end): dense tiles, and what is gathered between them. */
-static void single_experts_forward(const sn_network *net, sn_layer *layer,
-                                   const sn_input *in, int64_t first, int64_t end,
-                                   const int32_t *rows, const int32_t *count,
-                                   int64_t n_rows)
+static void single_experts_forward(float *H, const sn_network *net,
+                                   const sn_layer *layer, const sn_input *in,
+                                   int64_t first, int64_t end, const int32_t *rows,
+                                   const int32_t *count, int64_t n_rows)
 {
     const int64_t ld = net->ld_rows;
     int64_t gathered = first;
     for (int64_t k = first; k < end; k += TILE_GATES) {
         if (!is_dense_tile(layer, count, k, end, n_rows))
             continue;
-        expert_forward(layer->expert_output, ld, &layer->expert, 1, in->x, rows, count,
-                       gathered, k);
+        expert_forward(H, ld, &layer->expert, 1, in->x, rows, count, gathered, k);
         gathered = k + TILE_GATES;
-        unit_major_products(layer->expert_output, net, &layer->expert, k, gathered, in,
-                            n_rows);
+        unit_major_products(H, net, &layer->expert, k, gathered, in, n_rows);
     }
-    expert_forward(layer->expert_output, ld, &layer->expert, 1, in->x, rows, count,
-                   gathered, end);
+    expert_forward(H, ld, &layer->expert, 1, in->x, rows, count, gathered, end);
 }
 
 /* Experts of gates [first, end) on the rows listed for each, or on all where the estimator
    credits all gates. */
-static void experts_forward(const sn_network *net, sn_layer *layer, const sn_input *in,
-                            int64_t first, int64_t end, const int32_t *rows,
-                            const int32_t *count, const sn_pass *pass)
+static void experts_forward(float *H, const sn_network *net, const sn_layer *layer,
+                            const sn_input *in, int64_t first, int64_t end,
+                            const int32_t *rows, const int32_t *count,
+                            const sn_pass *pass)
 {
     const int64_t ld = net->ld_rows, G = layer->experts_per_gate, n_rows = pass->n_rows;
     const int all = pass->training && layer->credit == SN_CREDIT_ALL;
     for (int64_t k = first; k < end; k++)
         layer->reads[k] += G * (all ? n_rows : count[k]);
     if (all)
-        unit_major_products(layer->expert_output, net, &layer->expert, first * G, end * G,
-                            in, n_rows);
+        unit_major_products(H, net, &layer->expert, first * G, end * G, in, n_rows);
     else if (G == 1 && !in->has_blocks)
-        single_experts_forward(net, layer, in, first, end, rows, count, n_rows);
+        single_experts_forward(H, net, layer, in, first, end, rows, count, n_rows);
     else
         for (int64_t k = first; k < end; k++)
-            input_products(layer->expert_output + k * G * ld, ld, 1, &layer->expert, k * G,
-                           G, in, rows + k * ld, count[k]);
+            input_products(H + k * G * ld, ld, 1, &layer->expert, k * G, G, in,
+                           rows + k * ld, count[k]);
 }
 
 static int probes(const sn_layer *layer, const sn_pass *pass)
@@ -96,16 +93,32 @@ static void gates_forward(sn_layer *layer, int64_t first, int64_t end, const sn_
 }
 
 /* y = h H of gate k, on its active rows. */
-static void write_block(sn_layer *layer, int64_t k, int64_t ld_rows)
+static void write_block(const sn_layer *layer, const float *H, int64_t k, int64_t ld_rows)
 {
     const int64_t G = layer->experts_per_gate;
     const int32_t *rows = layer->rows + k * ld_rows;
-    const float *h = layer->h + k * ld_rows, *H = layer->expert_output + k * G * ld_rows;
+    const float *h = layer->h + k * ld_rows;
     for (int32_t j = 0; j < layer->count[k]; j++) {
         float *y = layer->output + rows[j] * layer->ld_units + k * G;
         for (int64_t g = 0; g < G; g++)
-            y[g] = h[rows[j]] * H[g * ld_rows + rows[j]];
+            y[g] = h[rows[j]] * H[(k * G + g) * ld_rows + rows[j]];
     }
+}
+
+/* Where the outputs of the experts of a block of gates go, as the address that expert 0
+   would have: to their place, or, in prediction, where nobody reads them once the block is
+   done, to the place of one block for each thread, which stays in cache. */
+static float *outputs_of_block(const sn_network *net, int64_t l, int64_t block,
+                               const sn_pass *pass)
+{
+    const sn_layer *layer = net->layers + l;
+    const int64_t width = sn_block_width(layer);
+    const int read_later = l < net->n_layers - 1 && !output_has_blocks(layer);
+    if (pass->training || read_later || pass->n_threads * width > layer->n_gates)
+        return layer->expert_output;
+    const int64_t by = (pass->thread - block) * width * layer->experts_per_gate;
+    const int64_t bytes = by * net->ld_rows * (int64_t)sizeof *layer->expert_output;
+    return (float *)((uintptr_t)layer->expert_output + (uintptr_t)bytes);
 }
 
 /* Gates and experts of one layer, block by block, and their part of the readout. */
@@ -123,15 +136,16 @@ static void units_forward(sn_network *net, int64_t l, const sn_draw *draw,
         const int64_t end = smaller(first + width, layer->n_gates);
         gate_products(net, layer, first, end, pass->n_rows);
         gates_forward(layer, first, end, draw, net->ld_rows, pass);
-        experts_forward(net, layer, &in, first, end, rows, count, pass);
+        float *H = outputs_of_block(net, l, first / width, pass);
+        experts_forward(H, net, layer, &in, first, end, rows, count, pass);
         for (int64_t k = first; k < end && !last && output_has_blocks(layer); k++)
-            write_block(layer, k, net->ld_rows);
+            write_block(layer, H, k, net->ld_rows);
         if (!last)
             continue;
         float *partial =
             cleared_partial(net, first / width, pass->n_rows, net->ld_classes);
         for (int64_t k = first; k < end; k++)
-            readout_gate(net, partial, layer, k);
+            readout_gate(net, partial, layer, H, k);
     }
 }
 

@@ -23,7 +23,7 @@ static int64_t panel_width(int64_t n)
 
 /* What a thread carries through a mini-batch. */
 typedef struct {
-    int64_t n_rows;
+    int64_t n_rows, thread, n_threads;
     const sn_draw *draw; /* NULL: deterministic */
     int training;
     gate_scratch gate;

@@ -49,12 +49,17 @@ static void copy_rows(const sn_network *net, const float *X, const int32_t *y,
 static sn_pass start_pass(const sn_network *net, int64_t n_rows, const sn_draw *draw,
                           int training)
 {
-    int64_t thread = 0;
+    int64_t thread = 0, n_threads = 1;
 #ifdef _OPENMP
     thread = omp_get_thread_num();
+    n_threads = omp_get_num_threads();
 #endif
     float *scratch = net->scratch + thread * net->scratch_size;
-    sn_pass pass = {.n_rows = n_rows, .draw = draw, .training = training};
+    sn_pass pass = {.n_rows = n_rows,
+                    .thread = thread,
+                    .n_threads = n_threads,
+                    .draw = draw,
+                    .training = training};
     pass.gate = gate_scratch_of(scratch, sn_strip_length(net));
     pass.row = scratch + GATE_SCRATCH_ROWS * sn_strip_length(net);
     pass.gradient = pass.row + sn_longest_row(net);
