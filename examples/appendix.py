@@ -41,7 +41,7 @@ from figure2 import (
     write_record,
 )
 from joblib import Parallel, delayed
-from scipy.special import expit
+from scipy import special  # a ufunc of a script cannot be pickled for other jobs
 
 STOCHASTIC = ("noisy_rectifier", "sts", "sbn", "st")
 #: Of all studies, which are too short for the decay of the longer runs of some models.
@@ -114,7 +114,7 @@ def histogram(model, X):
     if "rectifier" in model.gater:
         return None
     # what prediction compares with its threshold; the public gates are zero below it
-    p = expit(model._network.predictor.scores(0, X))
+    p = special.expit(model._network.predictor.scores(0, X))
     counts, _ = np.histogram(p, bins=BINS, range=(0, 1))
     return {
         "shares": (counts / p.size).tolist(),

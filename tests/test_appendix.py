@@ -1,6 +1,8 @@
 """examples/appendix.py on digits: every variant is accepted, runs are done once."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -56,3 +58,28 @@ def test_a_study_is_recorded_and_not_done_again(appendix, tmp_path, capsys):
     appendix.main(chosen)
     assert files == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
     assert "active, derivative" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["appendix.py", "--study", "rate", "--seeds", "2"],
+        ["figure2.py", "--preset", "best", "--models", "st", "rectifier"],
+    ],
+)
+def test_jobs_of_a_script_are_shared_out(command, tmp_path):
+    """What other processes take over is pickled by value, with all that it uses."""
+    script, *options = command
+    # SciPy's functions are others, which can be pickled, where this is set
+    environment = {k: v for k, v in os.environ.items() if k != "SCIPY_ARRAY_API"}
+    finished = subprocess.run(
+        [sys.executable, EXAMPLES / script, *options]
+        + ["--epochs", "1", "--jobs", "2", "--output", tmp_path],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert len(list(tmp_path.glob("*-0.json"))) > 1
