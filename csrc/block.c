@@ -148,7 +148,8 @@ typedef void tile_function(block_units *, const sn_block_hit *, const sn_block_h
    which come the processor cannot foresee. */
 SN_INLINE void prefetch_later(const block_units *of, const sn_block_hit *hit)
 {
-    const sn_block_hit *later = hit + 16 < of->last_hit ? hit + 16 : of->last_hit;
+    enum { HITS = 16 };
+    const sn_block_hit *later = of->last_hit - hit > HITS ? hit + HITS : of->last_hit;
     const int64_t row = of->rows[later->row] * of->ld_x;
     __builtin_prefetch(of->x + row + later->block * of->in->width);
 }

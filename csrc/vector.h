@@ -78,6 +78,14 @@ SN_INLINE void sn_prefetch(const float *p, int64_t n)
 
 typedef float sn_four __attribute__((vector_size(16)));
 
+/* Lanes chosen from a and b, whose lanes count on from those of a. */
+#if defined(__clang__) || __GNUC__ >= 12
+#define SN_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int32_t sn_lanes __attribute__((vector_size(4 * SN_LANES)));
+#define SN_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (sn_lanes){__VA_ARGS__})
+#endif
+
 /* Sum of the lanes: halves are added until one lane is left, in fixed order. */
 SN_INLINE float sn_sum(sn_vec v)
 {
@@ -109,20 +117,20 @@ SN_INLINE float sn_row_sum(const float *x, int64_t n)
 /* Four sums of lanes at once, with the same bits. */
 SN_INLINE sn_four sn_sum_4(sn_vec a, sn_vec b, sn_vec c, sn_vec d)
 {
-#if SN_LANES == 16 && (defined(__clang__) || __GNUC__ >= 12)
+#if SN_LANES == 16
 #define LOW(a, b)                                                                      \
-    __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
+    SN_SHUFFLE(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
 #define HIGH(a, b)                                                                     \
-    __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28,    \
+    SN_SHUFFLE(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28,    \
                             29, 30, 31)
     const sn_vec ab = LOW(a, b) + HIGH(a, b), cd = LOW(c, d) + HIGH(c, d);
-    sn_vec all = __builtin_shufflevector(ab, cd, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18,
+    sn_vec all = SN_SHUFFLE(ab, cd, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18,
                                          19, 24, 25, 26, 27) +
-                 __builtin_shufflevector(ab, cd, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22,
+                 SN_SHUFFLE(ab, cd, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22,
                                          23, 28, 29, 30, 31);
-    all += __builtin_shufflevector(all, all, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14,
+    all += SN_SHUFFLE(all, all, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14,
                                    15, 12, 13);
-    all += __builtin_shufflevector(all, all, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13,
+    all += SN_SHUFFLE(all, all, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13,
                                    12, 15, 14);
     return (sn_four){all[0], all[4], all[8], all[12]};
 #undef LOW
@@ -160,18 +168,12 @@ SN_INLINE sn_vec sn_sum_4_by_3(const sn_vec v[4][3])
 }
 #endif
 
-/* Lanes chosen from a and b, whose lanes count on from those of a. */
-#if defined(__clang__) || __GNUC__ >= 12
-#define SN_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-typedef int32_t sn_lanes __attribute__((vector_size(4 * SN_LANES)));
-#define SN_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (sn_lanes){__VA_ARGS__})
-#endif
-
 /* The lower or upper halves of a and b, lane by lane in turns. */
 #if SN_LANES == 16
-#define SN_INTERLEAVE_LOW(a, b)                                                            SN_SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
-#define SN_INTERLEAVE_HIGH(a, b)                                                           SN_SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#define SN_INTERLEAVE_LOW(a, b)                                                        \
+    SN_SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define SN_INTERLEAVE_HIGH(a, b)                                                       \
+    SN_SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
 #elif SN_LANES == 8
 #define SN_INTERLEAVE_LOW(a, b) SN_SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
 #define SN_INTERLEAVE_HIGH(a, b) SN_SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
@@ -209,26 +211,6 @@ SN_INLINE uint32_t sn_different(const float *x, float y)
 }
 
 #undef SN_COMPARE
-
-/* The same for 16 integers. */
-SN_INLINE uint32_t sn_equal(const int32_t *x, int32_t y)
-{
-#if defined(__AVX512F__)
-    return _mm512_cmpeq_epi32_mask(_mm512_loadu_si512(x), _mm512_set1_epi32(y));
-#elif defined(__AVX2__)
-    const __m256i v = _mm256_set1_epi32(y);
-    const __m256i low = _mm256_cmpeq_epi32(_mm256_loadu_si256((const __m256i *)x), v);
-    const __m256i high =
-        _mm256_cmpeq_epi32(_mm256_loadu_si256((const __m256i *)(x + 8)), v);
-    return (uint32_t)(_mm256_movemask_ps(_mm256_castsi256_ps(low)) |
-                      _mm256_movemask_ps(_mm256_castsi256_ps(high)) << 8);
-#else
-    uint32_t bits = 0;
-    for (uint32_t i = 0; i < 16; i++)
-        bits |= (uint32_t)(x[i] == y) << i;
-    return bits;
-#endif
-}
 
 /* OUT list: first + i for each of the 16 bits i that is set, ascending. Returns how many. */
 SN_INLINE int32_t sn_list_bits(int32_t *list, int32_t first, uint32_t bits)

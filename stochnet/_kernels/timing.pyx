@@ -13,15 +13,8 @@ from stochnet._kernels.engine cimport engine, sn_parameters
 from stochnet._kernels.update cimport parameters_of
 
 
-cdef extern from *:
-    void __builtin_prefetch(const void *) noexcept nogil
-
-
-cdef void prefetch(const void *first, int64_t n) noexcept nogil:
-    """Ask for n values of four bytes."""
-    cdef int64_t i
-    for i in range(0, n, 16):
-        __builtin_prefetch(<const char *>first + 4 * i)
+cdef extern from "vector.h":
+    void sn_prefetch(const float *, int64_t) noexcept nogil
 
 
 cdef _check(bint holds, what):
@@ -91,9 +84,9 @@ def expert_sum(out, c, x, const int32_t[:, :, ::1] rows,
             s = r % n_sets
             for k in range(begin, end):
                 if k + 1 < end:
-                    prefetch(&rows[s, k + 1, 0], counts[s, k + 1])
-                    prefetch(weights + (k + 1) * size * ld_rows, size * ld_rows)
-                    prefetch(target + (k + 1) * size * ld, size * ld)
+                    sn_prefetch(<const float *>&rows[s, k + 1, 0], counts[s, k + 1])
+                    sn_prefetch(weights + (k + 1) * size * ld_rows, size * ld_rows)
+                    sn_prefetch(target + (k + 1) * size * ld, size * ld)
                 engine.weighted_sums(
                     target + k * size * ld, ld, indices, size,
                     weights + k * size * ld_rows, ld_rows, 1, inputs, ld,
