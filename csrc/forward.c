@@ -92,29 +92,34 @@ static void gates_forward(sn_layer *layer, int64_t first, int64_t end, const sn_
     }
 }
 
-/* y = h H of gate k, on its active rows. */
-static void write_block(const sn_layer *layer, const float *H, int64_t k, int64_t ld_rows)
+/* y (B, E) = h H of gates [first, end), while H is in cache: zero where a gate is, or not
+   written there where readers skip silent blocks. */
+static void write_output(const sn_network *net, const sn_layer *layer, const float *H,
+                         int64_t first, int64_t end, int64_t n_rows)
 {
-    const int64_t G = layer->experts_per_gate;
-    const int32_t *rows = layer->rows + k * ld_rows;
-    const float *h = layer->h + k * ld_rows;
-    for (int32_t j = 0; j < layer->count[k]; j++) {
-        float *y = layer->output + rows[j] * layer->ld_units + k * G;
-        for (int64_t g = 0; g < G; g++)
-            y[g] = h[rows[j]] * H[(k * G + g) * ld_rows + rows[j]];
+    const int64_t G = layer->experts_per_gate, ld = net->ld_rows;
+    const int skipped = output_has_blocks(layer);
+    for (int64_t k = first; k < end; k++) {
+        const int32_t *rows = skipped ? layer->rows + k * ld : net->indices;
+        const int64_t count = skipped ? layer->count[k] : n_rows;
+        const float *h = layer->h + k * ld, *Hk = H + k * G * ld;
+        for (int64_t j = 0; j < count; j++) {
+            const int32_t b = rows[j];
+            float *y = layer->output + b * layer->ld_units + k * G;
+            for (int64_t g = 0; g < G; g++)
+                y[g] = h[b] != 0.0f ? h[b] * Hk[g * ld + b] : 0.0f;
+        }
     }
 }
 
 /* Where the outputs of the experts of a block of gates go, as the address that expert 0
    would have: to their place, or, in prediction, where nobody reads them once the block is
    done, to the place of one block for each thread, which stays in cache. */
-static float *outputs_of_block(const sn_network *net, int64_t l, int64_t block,
+static float *outputs_of_block(const sn_network *net, const sn_layer *layer, int64_t block,
                                const sn_pass *pass)
 {
-    const sn_layer *layer = net->layers + l;
     const int64_t width = sn_block_width(layer);
-    const int read_later = l < net->n_layers - 1 && !output_has_blocks(layer);
-    if (pass->training || read_later || pass->n_threads * width > layer->n_gates)
+    if (pass->training || pass->n_threads * width > layer->n_gates)
         return layer->expert_output;
     const int64_t by = (pass->thread - block) * width * layer->experts_per_gate;
     const int64_t bytes = by * net->ld_rows * (int64_t)sizeof *layer->expert_output;
@@ -136,12 +141,12 @@ static void units_forward(sn_network *net, int64_t l, const sn_draw *draw,
         const int64_t end = smaller(first + width, layer->n_gates);
         gate_products(net, layer, first, end, pass->n_rows);
         gates_forward(layer, first, end, draw, net->ld_rows, pass);
-        float *H = outputs_of_block(net, l, first / width, pass);
+        float *H = outputs_of_block(net, layer, first / width, pass);
         experts_forward(H, net, layer, &in, first, end, rows, count, pass);
-        for (int64_t k = first; k < end && !last && output_has_blocks(layer); k++)
-            write_block(layer, H, k, net->ld_rows);
-        if (!last)
+        if (!last) {
+            write_output(net, layer, H, first, end, pass->n_rows);
             continue;
+        }
         float *partial =
             cleared_partial(net, first / width, pass->n_rows, net->ld_classes);
         for (int64_t k = first; k < end; k++)
@@ -163,32 +168,20 @@ static int32_t first_from(const int32_t *rows, int32_t n, int32_t row)
     return low;
 }
 
-/* The active gates of each row; and y (B, E) = h H, zero where a gate is, unless readers
-   skip silent blocks: then active blocks alone are written, while they are in cache, by
-   write_block. */
-static void write_output(sn_layer *layer, int64_t n_rows, int64_t ld_rows)
+/* The active gates of each row. */
+static void list_active_gates(sn_layer *layer, int64_t n_rows, int64_t ld_rows)
 {
-    const int64_t G = layer->experts_per_gate;
-    const int skipped = output_has_blocks(layer);
 #pragma omp for schedule(static)
     for (int64_t first = 0; first < n_rows; first += SN_PAD) {
-        const int64_t end = smaller(first + SN_PAD, n_rows);
-        for (int64_t b = first; b < end; b++)
+        for (int64_t b = first; b < smaller(first + SN_PAD, n_rows); b++)
             layer->n_gates_of_row[b] = 0;
         for (int64_t k = 0; k < layer->n_gates; k++) {
-            const float *h = layer->h + k * ld_rows;
             int32_t active[SN_PAD];
-            const uint32_t bits = sn_different(h + first, 0.0f);
+            const uint32_t bits = sn_different(layer->h + k * ld_rows + first, 0.0f);
             const int32_t n = list_rows(active, 0, first, bits, n_rows);
             for (int32_t j = 0; j < n; j++)
                 layer->gates[active[j] * layer->n_gates +
                              layer->n_gates_of_row[active[j]]++] = (int32_t)k;
-            const float *H = layer->expert_output + k * G * ld_rows;
-            float *y = layer->output + k * G;
-            for (int64_t b = first; b < end && !skipped; b++)
-                for (int64_t g = 0; g < G; g++)
-                    y[b * layer->ld_units + g] =
-                        h[b] != 0.0f ? h[b] * H[g * ld_rows + b] : 0.0f;
         }
     }
 }
@@ -229,7 +222,7 @@ static void layer_forward(sn_network *net, int64_t l, const sn_pass *pass)
     hidden_forward(net, l, pass);
     units_forward(net, l, pass->draw ? &draw : NULL, pass);
     if (l < net->n_layers - 1)
-        write_output(layer, pass->n_rows, net->ld_rows);
+        list_active_gates(layer, pass->n_rows, net->ld_rows);
     if (l < net->n_layers - 1 && probes(layer, pass) && output_has_blocks(layer))
         list_credited_gates(layer, pass->n_rows, net->ld_rows);
 }
