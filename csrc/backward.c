@@ -199,11 +199,12 @@ static void add_input_gradient(float *dx, const sn_network *net, const float *c,
                                const int32_t *rows, int64_t n_rows, int64_t begin,
                                int64_t end)
 {
+    const sn_rows weights = {.x = w + begin, .ld = ld};
     if (blocks)
         block_input_sums(dx, ld, c, ld_unit, ld_row, w, ld, n_units, blocks, rows,
                          n_rows);
     else
-        weighted_sums(dx + begin, ld, rows, n_rows, c, ld_row, ld_unit, w + begin, ld,
+        weighted_sums(dx + begin, ld, rows, n_rows, c, ld_row, ld_unit, &weights,
                       net->indices, n_units, end - begin, 1.0f);
 }
 

@@ -39,11 +39,11 @@ static void single_experts_forward(float *H, const sn_network *net,
     for (int64_t k = first; k < end; k += TILE_GATES) {
         if (!is_dense_tile(layer, count, k, end, n_rows))
             continue;
-        expert_forward(H, ld, &layer->expert, 1, in->x, rows, count, gathered, k);
+        expert_forward(H, ld, &layer->expert, 1, &in->rows, rows, count, gathered, k);
         gathered = k + TILE_GATES;
         unit_major_products(H, net, &layer->expert, k, gathered, in, n_rows);
     }
-    expert_forward(H, ld, &layer->expert, 1, in->x, rows, count, gathered, end);
+    expert_forward(H, ld, &layer->expert, 1, &in->rows, rows, count, gathered, end);
 }
 
 /* Experts of gates [first, end) on the rows listed for each, or on all where the estimator

@@ -75,7 +75,7 @@ static void unit_major_products(float *out, const sn_network *net, const sn_para
 static void gate_products(const sn_network *net, sn_layer *layer, int64_t first,
                           int64_t end, int64_t n_rows)
 {
-    const sn_input hidden = {.x = layer->hidden_output, .ld = layer->ld_hidden};
+    const sn_input hidden = {.rows = {.x = layer->hidden_output, .ld = layer->ld_hidden}};
     unit_major_products(layer->a, net, &layer->gate, first, end, &hidden, n_rows);
 }
 
@@ -85,7 +85,7 @@ static void gate_products(const sn_network *net, sn_layer *layer, int64_t first,
 static void update_gates(const sn_network *net, sn_layer *layer, int64_t first, int64_t end,
                          const sn_pass *pass)
 {
-    const sn_input hidden = {.x = layer->hidden_output, .ld = layer->ld_hidden};
+    const sn_input hidden = {.rows = {.x = layer->hidden_output, .ld = layer->ld_hidden}};
     update_units(&layer->gate, first, end - first, &net->gater,
                  layer->da + first * net->ld_rows, net->ld_rows, 1, &hidden, net->indices,
                  net->indices, pass->n_rows, pass->gradient);
@@ -100,10 +100,12 @@ static void add_hidden_gradient(float *dU, const sn_network *net, const sn_layer
                                 int64_t first, int64_t end)
 {
     const int64_t ld = layer->ld_hidden;
-    for (int64_t k = first; k < end; k += LEAST_INDICES)
+    for (int64_t k = first; k < end; k += LEAST_INDICES) {
+        const sn_rows weights = {.x = layer->gate.weight + k * ld + m, .ld = ld};
         weighted_sums(dU, ld, net->indices + row, n_rows, layer->da + k * net->ld_rows, 1,
-                      net->ld_rows, layer->gate.weight + k * ld + m, ld, net->indices,
+                      net->ld_rows, &weights, net->indices,
                       smaller(LEAST_INDICES, end - k), n, 1.0f);
+    }
 }
 
 /* du = dU (1 - U^2), in place, for rows and columns from row and m on */

@@ -5,11 +5,24 @@
 #include "stochnet.h"
 
 typedef struct {
-    const float *x; /* (B, ld); with blocks only what they have, see sn_blocks */
-    int64_t ld;
+    sn_rows rows; /* (B); with blocks only what they have, see sn_blocks */
     int has_blocks;
     sn_blocks blocks;
 } sn_input;
+
+/* The filled chunks of a row: see sn_rows. Images, counts and indicators are zeros for the
+   most part. OUT filled (sn_piece_count(n)). IN x (n). */
+static void find_filled(uint64_t *filled, const float *x, int64_t n)
+{
+    const int64_t length = piece_length(n);
+    for (int64_t d = 0; d < n; d += length) {
+        const int64_t end = smaller(d + length, n);
+        uint64_t bits = 0;
+        for (int64_t i = d; i < end; i += SN_PAD)
+            bits |= (uint64_t)(sn_different(x + i, 0.0f) != 0) << (i - d) / SN_PAD;
+        filled[d / length] = bits;
+    }
+}
 
 /* Whether readers of this layer's output skip its silent blocks. Blocks must be whole
    vectors; above this density the dense kernels, which share their loads between rows,
@@ -24,11 +37,11 @@ static int output_has_blocks(const sn_layer *layer)
 static sn_input input_of(const sn_network *net, int64_t l, int32_t *index)
 {
     if (l == 0)
-        return (sn_input){.x = net->input, .ld = net->layers->ld_inputs};
+        return (sn_input){.rows = {net->input, net->layers->ld_inputs, net->filled,
+                                   net->ld_filled}};
     const sn_layer *below = net->layers + l - 1;
     const int64_t n_hits = sn_block_entries(net);
-    return (sn_input){.x = below->output,
-                      .ld = below->ld_units,
+    return (sn_input){.rows = {.x = below->output, .ld = below->ld_units},
                       .has_blocks = output_has_blocks(below),
                       .blocks = {.width = below->experts_per_gate,
                                  .ld = below->n_gates,
@@ -57,27 +70,28 @@ static void input_products(float *out, int64_t ld_unit, int64_t ld_row,
 {
     const float *w = p->weight + first * p->ld, *bias = p->bias + first;
     if (in->has_blocks)
-        block_dot_products(out, ld_unit, ld_row, w, p->ld, bias, n_units, in->x, in->ld,
-                           &in->blocks, rows, n_rows);
+        block_dot_products(out, ld_unit, ld_row, w, p->ld, bias, n_units, in->rows.x,
+                           in->rows.ld, &in->blocks, rows, n_rows);
     else
-        dot_products(out, ld_unit, ld_row, w, p->ld, bias, n_units, in->x, in->ld, rows,
+        dot_products(out, ld_unit, ld_row, w, p->ld, bias, n_units, &in->rows, rows,
                      n_rows, p->ld);
 }
 
-/* w_i = keep w_i + sum over the listed rows of c[i, r] x_r. INOUT w (n_units, in->ld).
+/* w_i = keep w_i + sum over the listed rows of c[i, r] x_r. INOUT w (n_units, ld of x).
    IN c, element (i, r) at i * ld_unit + r * ld_row; indices (n_units) 0, 1, ... */
 static void input_sums(float *w, int64_t n_units, const float *c, int64_t ld_unit,
                        int64_t ld_row, const sn_input *in, const int32_t *indices,
                        const int32_t *rows, int64_t n_rows, float keep)
 {
+    const int64_t ld = in->rows.ld;
     if (in->has_blocks) {
-        for (int64_t i = 0; keep != 1.0f && i < n_units * in->ld; i++)
+        for (int64_t i = 0; keep != 1.0f && i < n_units * ld; i++)
             w[i] *= keep;
-        block_weight_sums(w, in->ld, n_units, c, ld_unit, ld_row, in->x, in->ld,
+        block_weight_sums(w, ld, n_units, c, ld_unit, ld_row, in->rows.x, ld,
                           &in->blocks, rows, n_rows);
     } else {
-        weighted_sums(w, in->ld, indices, n_units, c, ld_unit, ld_row, in->x, in->ld,
-                      rows, n_rows, in->ld, keep);
+        weighted_sums(w, ld, indices, n_units, c, ld_unit, ld_row, &in->rows, rows, n_rows,
+                      ld, keep);
     }
 }
 

@@ -30,6 +30,21 @@ static inline int64_t sn_row_length(int64_t n)
     return padded(n) % 256 == 0 ? padded(n) + SN_PAD : padded(n);
 }
 
+/* Longer rows are cut into pieces of at most so many floats: a tile's stay in L1, and all
+   rows of a mini-batch in L2. Part of the result's definition. */
+enum { PIECE = 1024 };
+
+static inline int64_t sn_piece_count(int64_t n)
+{
+    return (n - 1) / PIECE + 1;
+}
+
+/* Length of nearly equal pieces of rows of n floats. */
+static inline int64_t piece_length(int64_t n)
+{
+    return padded((n - 1) / sn_piece_count(n) + 1);
+}
+
 /* Gates of one block: at most 64 blocks, of at least 16 experts. Each block has its own
    partial sum of the readout, so the blocks are part of the result's definition. */
 static inline int64_t sn_block_width(const sn_layer *layer)

@@ -43,6 +43,7 @@ static void copy_rows(const sn_network *net, const float *X, const int32_t *y,
         if (y && net->input_dropout > 0.0f)
             drop_inputs(net->input + b * ld, pass->row, net->input_dropout, pass->draw,
                         (uint32_t)b, ld);
+        find_filled(net->filled + b * net->ld_filled, net->input + b * ld, ld);
     }
 }
 

@@ -1,35 +1,46 @@
-/* Products of rows: dot products forward, weighted sums backward. All linear algebra of
- * the engine is these two kernels. Rows are gathered by index, so that a dense layer is
- * the case in which every row is listed.
+/* Dot products of listed rows, forward; the weighted sums of backward are in sums.c. All
+ * linear algebra of the engine is these two kernels. Rows are gathered by index, so that a
+ * dense layer is the case in which every row is listed.
  *
  * Why not BLAS: it picks its kernel by the shape of the whole call, so a row's result
  * would depend on its neighbours in the batch; it brings threads of its own, limits on
  * which are the process's; and it gathers nothing. Here an element's bits depend on its
  * own operands only, whatever tile computes it.
+ *
+ * Chunks of an input that are zeros in all rows of a tile are skipped (sn_rows has which
+ * are not): adding zeros would change no bit.
  */
+#include "layout.h"
 #include "stochnet.h"
+#include "tile.h"
 #include "vector.h"
 
-/* A tile has as many accumulators as the registers hold beside its operands, and more
-   units than rows: a unit's weights come from further away. */
-#if SN_LANES == 16 || defined(__aarch64__)
-#define TILE_UNITS 8
-#else
-#define TILE_UNITS 4
-#endif
+/* The same n floats of all rows. */
+typedef struct {
+    const float *x;
+    int64_t ld, n;
+    const uint64_t *filled; /* row r's chunks at r * ld_filled; NULL: all are */
+    int64_t ld_filled;
+} row_piece;
 
-/* Longer rows are cut into pieces of at most so many floats: a tile's stay in L1, and all
-   rows of a mini-batch in L2. Part of the result's definition. */
-enum { PIECE = 1024 };
-
-/* Length of nearly equal pieces of rows of n floats. */
-static int64_t piece_length(int64_t n)
+/* The piece from d on of rows of n floats. */
+static row_piece piece_of(const sn_rows *x, int64_t d, int64_t n)
 {
-    const int64_t pieces = (n - 1) / PIECE + 1;
-    return padded((n - 1) / pieces + 1);
+    const int64_t length = piece_length(n);
+    return (row_piece){x->x + d, x->ld, smaller(length, n - d),
+                       x->filled ? x->filled + d / length : NULL, x->ld_filled};
 }
 
-/* ---- Dot products: one vector accumulator each, and then its sum ---------------- */
+/* Chunks in which any of the rows is filled. */
+static uint64_t filled_chunks(const row_piece *piece, const int32_t *rows, int64_t n_rows)
+{
+    uint64_t filled = 0;
+    if (!piece->filled)
+        return ~(uint64_t)0 >> (64 - piece->n / SN_PAD);
+    for (int64_t j = 0; j < n_rows; j++)
+        filled |= piece->filled[rows[j] * piece->ld_filled];
+    return filled;
+}
 
 typedef struct {
     float *out;
@@ -93,9 +104,15 @@ SN_INLINE void store_rows(const dot_output *o, const int32_t *rows, sn_four sums
         store_dot(o, 0, rows[r], sums[r]);
 }
 
+/* Goes with d through the vectors of the filled chunks. */
+#define EACH_FILLED(d, filled)                                                         \
+    for (uint64_t left = filled; left != 0; left &= left - 1)                          \
+        for (int64_t first = SN_PAD * __builtin_ctzll(left), d = first;                \
+             d < first + SN_PAD; d += SN_LANES)
+
 #define START(i, j) sn_vec sum##i##j = {0};
 #define LOAD(j) const sn_vec x##j = sn_load(row##j + d);
-#define ROW(j) const float *row##j = x + rows[j] * ld_x;
+#define ROW(j) const float *row##j = piece->x + rows[j] * piece->ld;
 #define STEP(i, j) sum##i##j += weight##i * x##j;
 #define UNIT(i, WITH)                                                                  \
     sn_vec weight##i = sn_load(w + i * ld_w + d);                                      \
@@ -103,23 +120,17 @@ SN_INLINE void store_rows(const dot_output *o, const int32_t *rows, sn_four sums
     WITH(STEP, i)
 #define DEFINE_DOT_TILE(NAME, EACH_UNIT, EACH_ROW, WITH, FINISH)                       \
     static void NAME(const dot_output *o, const float *w, int64_t ld_w,                \
-                     const float *x, int64_t ld_x, const int32_t *rows, int64_t n)     \
+                     const row_piece *piece, const int32_t *rows, uint64_t filled)     \
     {                                                                                  \
         (void)ld_w;                                                                    \
         EACH_ROW(ROW)                                                                  \
         EACH_UNIT(START##WITH)                                                         \
-        for (int64_t d = 0; d < n; d += SN_LANES) {                                    \
+        EACH_FILLED(d, filled) {                                                       \
             EACH_ROW(LOAD)                                                             \
             EACH_UNIT(UNIT##WITH)                                                      \
         }                                                                              \
         FINISH                                                                         \
     }
-#define START_1(i) SN_WITH_1(START, i)
-#define UNIT_1(i) UNIT(i, SN_WITH_1)
-#define START_3(i) SN_WITH_3(START, i)
-#define UNIT_3(i) UNIT(i, SN_WITH_3)
-#define START_4(i) SN_WITH_4(START, i)
-#define UNIT_4(i) UNIT(i, SN_WITH_4)
 #define FOUR_UNITS(i0, i1, i2, i3, j)                                                  \
     store_units(o, i0, rows[j],                                                        \
                 sn_sum_4(sum##i0##j, sum##i1##j, sum##i2##j, sum##i3##j));
@@ -156,25 +167,37 @@ DEFINE_DOT_TILE(dot_1_by_1, SN_EACH_1, SN_EACH_1, _1,
 /* Gathered rows come from the second-level cache, which is faster where a row's
    neighbouring lines are asked for one after the other: a stride of vectors of each. */
 enum { STRIDE = 4 * SN_LANES };
+
+/* OUT d, end: floats [d, end) are the first run of filled chunks. Returns the others. */
+SN_INLINE uint64_t next_run(int64_t *d, int64_t *end, uint64_t filled)
+{
+    const uint64_t past = filled + (filled & -filled); /* carried through the run */
+    *d = SN_PAD * __builtin_ctzll(filled);
+    *end = SN_PAD * (past != 0 ? __builtin_ctzll(past) : 64);
+    return filled & past;
+}
+
 #define START(i) sn_vec sum0##i = {0};
 #define WEIGHT(j) const sn_vec weight##j = sn_load(w + d + j * SN_LANES);
 #define STEP(i, j) sum0##i += weight##j * sn_load(row##i + d + j * SN_LANES);
 #define STEP_1(i) SN_WITH_1(STEP, i)
 #define STEP_4(i) SN_WITH_4(STEP, i)
-static void dot_1_by_8(const dot_output *o, const float *w, int64_t ld_w, const float *x,
-                       int64_t ld_x, const int32_t *rows, int64_t n)
+static void dot_1_by_8(const dot_output *o, const float *w, int64_t ld_w,
+                       const row_piece *piece, const int32_t *rows, uint64_t filled)
 {
-    int64_t d = 0;
     (void)ld_w;
     SN_EACH_8(ROW)
     SN_EACH_8(START)
-    for (; d + STRIDE <= n; d += STRIDE) {
-        SN_EACH_4(WEIGHT)
-        SN_EACH_8(STEP_4)
-    }
-    for (; d < n; d += SN_LANES) {
-        SN_EACH_1(WEIGHT)
-        SN_EACH_8(STEP_1)
+    for (int64_t d, end; filled != 0;) {
+        filled = next_run(&d, &end, filled);
+        for (; d + STRIDE <= end; d += STRIDE) {
+            SN_EACH_4(WEIGHT)
+            SN_EACH_8(STEP_4)
+        }
+        for (; d < end; d += SN_LANES) {
+            SN_EACH_1(WEIGHT)
+            SN_EACH_8(STEP_1)
+        }
     }
     FOUR_ROWS(0, 1, 2, 3)
     FOUR_ROWS(4, 5, 6, 7)
@@ -183,25 +206,24 @@ static void dot_1_by_8(const dot_output *o, const float *w, int64_t ld_w, const 
 #undef WEIGHT
 #undef STEP
 
-typedef void dot_kernel(const dot_output *, const float *, int64_t, const float *, int64_t,
-                        const int32_t *, int64_t);
+typedef void dot_kernel(const dot_output *, const float *, int64_t, const row_piece *,
+                        const int32_t *, uint64_t);
 
 /* One tile of units with all listed rows, `step` rows at a time and then singly. */
 static void dot_rows(dot_kernel *tile, dot_kernel *single, int64_t step,
-                     const dot_output *o, const float *w, int64_t ld_w, const float *x,
-                     int64_t ld_x, const int32_t *rows, int64_t n_rows, int64_t n)
+                     const dot_output *o, const float *w, int64_t ld_w,
+                     const row_piece *piece, const int32_t *rows, int64_t n_rows)
 {
     int64_t j = 0;
     for (; j + step <= n_rows; j += step)
-        tile(o, w, ld_w, x, ld_x, rows + j, n);
+        tile(o, w, ld_w, piece, rows + j, filled_chunks(piece, rows + j, step));
     for (; j < n_rows; j++)
-        single(o, w, ld_w, x, ld_x, rows + j, n);
+        single(o, w, ld_w, piece, rows + j, filled_chunks(piece, rows + j, 1));
 }
 
-/* All tiles of a piece of n floats of the listed rows. */
+/* All tiles of a piece of the listed rows. */
 static void dot_tiles(const dot_output *out, const float *w, int64_t ld_w, int64_t n_units,
-                      const float *x, int64_t ld_x, const int32_t *rows, int64_t n_rows,
-                      int64_t n)
+                      const row_piece *piece, const int32_t *rows, int64_t n_rows)
 {
     for (int64_t i = 0, step; i < n_units; i += step) {
         const int64_t left = n_units - i;
@@ -212,16 +234,16 @@ static void dot_tiles(const dot_output *out, const float *w, int64_t ld_w, int64
 #if TILE_UNITS == 8
         if (left >= 8) {
             for (int u = 8; left >= 16 && u < 16; u++)
-                sn_prefetch(wi + u * ld_w, n);
-            dot_rows(dot_8_by_3, dot_8_by_1, 3, &o, wi, ld_w, x, ld_x, rows, n_rows, n);
+                sn_prefetch(wi + u * ld_w, piece->n);
+            dot_rows(dot_8_by_3, dot_8_by_1, 3, &o, wi, ld_w, piece, rows, n_rows);
             step = 8;
             continue;
         }
 #endif
         if (left >= 4)
-            dot_rows(dot_4_by_3, dot_4_by_1, 3, &o, wi, ld_w, x, ld_x, rows, n_rows, n);
+            dot_rows(dot_4_by_3, dot_4_by_1, 3, &o, wi, ld_w, piece, rows, n_rows);
         else
-            dot_rows(dot_1_by_8, dot_1_by_1, 8, &o, wi, ld_w, x, ld_x, rows, n_rows, n);
+            dot_rows(dot_1_by_8, dot_1_by_1, 8, &o, wi, ld_w, piece, rows, n_rows);
         step = left >= 4 ? 4 : 1;
     }
 }
@@ -237,20 +259,20 @@ static int64_t rows_together(int64_t n, int64_t n_rows)
 
 /* out[i, rows[j]] = bias[i] + w_i . x_rows[j]; no other element of out is written.
    OUT out, element (i, r) at i * ld_unit + r * ld_row.
-   IN w (n_units, ld_w), bias (n_units) or NULL for 0, x (*, ld_x), rows (n_rows), n a multiple of
+   IN w (n_units, ld_w), bias (n_units) or NULL for 0, x, rows (n_rows), n a multiple of
    SN_PAD. Nothing of w is read where n_rows is 0. */
 static void dot_products(float *out, int64_t ld_unit, int64_t ld_row, const float *w,
                          int64_t ld_w, const float *bias, int64_t n_units,
-                         const float *x, int64_t ld_x, const int32_t *rows,
-                         int64_t n_rows, int64_t n)
+                         const sn_rows *x, const int32_t *rows, int64_t n_rows, int64_t n)
 {
     const int64_t length = piece_length(n);
     for (int64_t d = 0; d < n; d += length) {
-        const int64_t m = d + length < n ? length : n - d, step = rows_together(m, n_rows);
+        const row_piece piece = piece_of(x, d, n);
+        const int64_t step = rows_together(piece.n, n_rows);
         const dot_output o = {out, ld_unit, ld_row, bias, d > 0, NULL};
         for (int64_t r = 0; r < n_rows; r += step)
-            dot_tiles(&o, w + d, ld_w, n_units, x + d, ld_x, rows + r,
-                      r + step < n_rows ? step : n_rows - r, m);
+            dot_tiles(&o, w + d, ld_w, n_units, &piece, rows + r,
+                      r + step < n_rows ? step : n_rows - r);
     }
 }
 
@@ -259,9 +281,9 @@ static void dot_products(float *out, int64_t ld_unit, int64_t ld_row, const floa
 /* Few rows of a unit leave a tile waiting for its own sums. What is left over from
    several units is computed eight pairs at a time instead. */
 typedef struct {
-    int64_t n; /* floats of a row's piece */
-    int add;   /* to what is there, in place of the bias */
+    int add;         /* to what is there, in place of the bias */
     int count;
+    uint64_t filled; /* chunks of any of their rows */
     const float *w[8], *x[8];
     float bias[8], *out[8];
 } dot_pairs;
@@ -272,9 +294,8 @@ typedef struct {
     sum##i += sn_load(w##i + d + j * SN_LANES) * sn_load(x##i + d + j * SN_LANES);
 static void finish_pairs(dot_pairs *pairs)
 {
-    const int64_t n = pairs->n;
     const int count = pairs->count;
-    int64_t d = 0;
+    uint64_t filled = pairs->filled;
     if (count == 0)
         return;
     for (int i = count; i < 8; i++) { /* computed and dropped: too rare to matter */
@@ -283,17 +304,21 @@ static void finish_pairs(dot_pairs *pairs)
     }
     SN_EACH_8(START)
     SN_EACH_8(POINT)
-    for (; d + STRIDE <= n; d += STRIDE) {
-        SN_EACH_8(STEP_4)
-    }
-    for (; d < n; d += SN_LANES) {
-        SN_EACH_8(STEP_1)
+    for (int64_t d, end; filled != 0;) {
+        filled = next_run(&d, &end, filled);
+        for (; d + STRIDE <= end; d += STRIDE) {
+            SN_EACH_8(STEP_4)
+        }
+        for (; d < end; d += SN_LANES) {
+            SN_EACH_8(STEP_1)
+        }
     }
     const sn_four sums[2] = {sn_sum_4(sum0, sum1, sum2, sum3),
                              sn_sum_4(sum4, sum5, sum6, sum7)};
     for (int i = 0; i < count; i++)
         *pairs->out[i] = (pairs->add ? *pairs->out[i] : pairs->bias[i]) + sums[i / 4][i % 4];
     pairs->count = 0;
+    pairs->filled = 0;
 }
 #undef START
 #undef POINT
@@ -301,20 +326,21 @@ static void finish_pairs(dot_pairs *pairs)
 
 /* out[rows[j]] = bias + w . x_rows[j] for one unit; what does not fill a tile waits in
    `pairs`, of which the caller finishes the last. Same bits as dot_products. */
-static void dot_products_of_unit(float *out, const float *w, float bias, const float *x,
-                                 int64_t ld_x, const int32_t *rows, int64_t n_rows,
-                                 dot_pairs *pairs)
+static void dot_products_of_unit(float *out, const float *w, float bias,
+                                 const row_piece *piece, const int32_t *rows,
+                                 int64_t n_rows, dot_pairs *pairs)
 {
     const dot_output o = {out, 0, 1, &bias, pairs->add, NULL};
     int64_t j = 0;
     for (; j + 8 <= n_rows; j += 8)
-        dot_1_by_8(&o, w, 0, x, ld_x, rows + j, pairs->n);
+        dot_1_by_8(&o, w, 0, piece, rows + j, filled_chunks(piece, rows + j, 8));
     for (; j < n_rows; j++) {
         const int i = pairs->count++;
         pairs->w[i] = w;
-        pairs->x[i] = x + rows[j] * ld_x;
+        pairs->x[i] = piece->x + rows[j] * piece->ld;
         pairs->bias[i] = bias;
         pairs->out[i] = out + rows[j];
+        pairs->filled |= filled_chunks(piece, rows + j, 1);
         if (pairs->count == 8)
             finish_pairs(pairs);
     }
@@ -342,21 +368,22 @@ static int is_worth_prefetching(const int32_t *count, int64_t first, int64_t end
 
 /* Single experts, piece by piece of their rows: those of x stay in cache meanwhile. */
 static void experts_by_piece(float *H, int64_t ld_rows, const sn_parameters *expert,
-                             const float *x, const int32_t *rows, const int32_t *count,
+                             const sn_rows *x, const int32_t *rows, const int32_t *count,
                              int64_t first, int64_t end)
 {
     const int64_t ld = expert->ld, length = piece_length(ld);
     const int prefetches = is_worth_prefetching(count, first, end);
     for (int64_t d = 0; d < ld; d += length) {
-        dot_pairs pairs = {.n = d + length < ld ? length : ld - d, .add = d > 0};
+        const row_piece piece = piece_of(x, d, ld);
+        dot_pairs pairs = {.add = d > 0};
         int64_t next;
         for (int64_t k = next_listed(count, first, end); k < end; k = next) {
             next = next_listed(count, k + 1, end);
             if (prefetches && next < end)
-                sn_prefetch(expert->weight + next * ld + d, pairs.n);
+                sn_prefetch(expert->weight + next * ld + d, piece.n);
             dot_products_of_unit(H + k * ld_rows, expert->weight + k * ld + d,
-                                 expert->bias[k], x + d, ld, rows + k * ld_rows,
-                                 count[k], &pairs);
+                                 expert->bias[k], &piece, rows + k * ld_rows, count[k],
+                                 &pairs);
         }
         finish_pairs(&pairs);
     }
@@ -367,8 +394,9 @@ static void experts_by_piece(float *H, int64_t ld_rows, const sn_parameters *exp
    OUT H (E, ld_rows). IN experts (E, ld_x), of which gate k has experts_per_gate from
    k * experts_per_gate on; x (*, ld_x), rows (K, ld_rows), count (K). */
 static void expert_forward(float *H, int64_t ld_rows, const sn_parameters *expert,
-                           int64_t experts_per_gate, const float *x, const int32_t *rows,
-                           const int32_t *count, int64_t first, int64_t end)
+                           int64_t experts_per_gate, const sn_rows *x,
+                           const int32_t *rows, const int32_t *count, int64_t first,
+                           int64_t end)
 {
     const int64_t ld = expert->ld, G = experts_per_gate;
     if (G == 1) {
@@ -377,131 +405,5 @@ static void expert_forward(float *H, int64_t ld_rows, const sn_parameters *exper
     }
     for (int64_t k = first; k < end; k++)
         dot_products(H + k * G * ld_rows, ld_rows, 1, expert->weight + k * G * ld, ld,
-                     expert->bias + k * G, G, x, ld, rows + k * ld_rows, count[k], ld);
-}
-
-/* ---- Weighted sums of rows --------------------------------------------------------- */
-
-/* A tile of outputs is kept in registers over all rows of the sum. */
-#define START(i, j) sn_vec sum##i##j = keep * sn_load(out##i + j * SN_LANES);
-#define OUT(i) float *out##i = out + units[i] * ld_out;
-#define COEFFICIENT(i) const float *c##i = c + units[i] * ld_unit;
-#define LOAD(j) const sn_vec v##j = sn_load(v + rows[r] * ld_v + j * SN_LANES);
-#define STEP(i, j) sum##i##j += weight##i * v##j;
-#define FINISH(i, j) sn_store(out##i + j * SN_LANES, sum##i##j);
-#define UNIT(i, WITH)                                                                  \
-    const float weight##i = c##i[rows[r] * ld_row];                                    \
-    WITH(STEP, i)
-#define DEFINE_SUM_TILE(NAME, EACH_UNIT, EACH_COLUMN, WITH)                            \
-    static void NAME(float *out, int64_t ld_out, const int32_t *units, const float *c, \
-                     int64_t ld_unit, int64_t ld_row, const float *v, int64_t ld_v,    \
-                     const int32_t *rows, int64_t n_rows, float keep)                  \
-    {                                                                                  \
-        EACH_UNIT(OUT)                                                                 \
-        EACH_UNIT(COEFFICIENT)                                                         \
-        EACH_UNIT(START##WITH)                                                         \
-        for (int64_t r = 0; r < n_rows; r++) {                                         \
-            EACH_COLUMN(LOAD)                                                          \
-            EACH_UNIT(UNIT##WITH)                                                      \
-        }                                                                              \
-        EACH_UNIT(FINISH##WITH)                                                        \
-    }
-#define FINISH_1(i) SN_WITH_1(FINISH, i)
-#define START_2(i) SN_WITH_2(START, i)
-#define UNIT_2(i) UNIT(i, SN_WITH_2)
-#define FINISH_2(i) SN_WITH_2(FINISH, i)
-#define FINISH_3(i) SN_WITH_3(FINISH, i)
-#define FINISH_4(i) SN_WITH_4(FINISH, i)
-#define START_8(i) SN_WITH_8(START, i)
-#define UNIT_8(i) UNIT(i, SN_WITH_8)
-#define FINISH_8(i) SN_WITH_8(FINISH, i)
-#define START_24(i) SN_WITH_24(START, i)
-#define UNIT_24(i) UNIT(i, SN_WITH_24)
-#define FINISH_24(i) SN_WITH_24(FINISH, i)
-#if TILE_UNITS == 8
-DEFINE_SUM_TILE(sum_8_by_3, SN_EACH_8, SN_EACH_3, _3)
-DEFINE_SUM_TILE(sum_8_by_2, SN_EACH_8, SN_EACH_2, _2)
-DEFINE_SUM_TILE(sum_8_by_1, SN_EACH_8, SN_EACH_1, _1)
-DEFINE_SUM_TILE(sum_4_by_4, SN_EACH_4, SN_EACH_4, _4)
-DEFINE_SUM_TILE(sum_1_by_24, SN_EACH_1, SN_EACH_24, _24)
-#endif
-DEFINE_SUM_TILE(sum_4_by_3, SN_EACH_4, SN_EACH_3, _3)
-DEFINE_SUM_TILE(sum_4_by_2, SN_EACH_4, SN_EACH_2, _2)
-DEFINE_SUM_TILE(sum_4_by_1, SN_EACH_4, SN_EACH_1, _1)
-DEFINE_SUM_TILE(sum_1_by_8, SN_EACH_1, SN_EACH_8, _8)
-DEFINE_SUM_TILE(sum_1_by_4, SN_EACH_1, SN_EACH_4, _4)
-DEFINE_SUM_TILE(sum_1_by_1, SN_EACH_1, SN_EACH_1, _1)
-#undef START
-#undef OUT
-#undef COEFFICIENT
-#undef LOAD
-#undef STEP
-#undef FINISH
-#undef UNIT
-
-typedef void sum_kernel(float *, int64_t, const int32_t *, const float *, int64_t,
-                        int64_t, const float *, int64_t, const int32_t *, int64_t,
-                        float);
-
-/* The widest kernel for `left` units and `vectors` vectors of columns.
-   OUT units and vectors that it takes: the latter the same for all numbers of units from
-   four on, which go through the columns together. */
-static sum_kernel *choose_sum(int64_t *units, int64_t *vectors, int64_t left)
-{
-#if TILE_UNITS == 8
-    if (left >= 4 && (*vectors == 4 || *vectors == 8)) {
-        *units = *vectors = 4;
-        return sum_4_by_4;
-    }
-    if (left >= 8) {
-        *units = 8;
-        *vectors = *vectors < 3 ? *vectors : 3;
-        return *vectors == 3 ? sum_8_by_3 : *vectors == 2 ? sum_8_by_2 : sum_8_by_1;
-    }
-    if (left < 4 && *vectors >= 24) {
-        *units = 1;
-        *vectors = 24;
-        return sum_1_by_24;
-    }
-#endif
-    if (left >= 4) {
-        *units = 4;
-        *vectors = *vectors < 3 ? *vectors : 3;
-        return *vectors == 3 ? sum_4_by_3 : *vectors == 2 ? sum_4_by_2 : sum_4_by_1;
-    }
-    *units = 1;
-    *vectors = *vectors >= 8 ? 8 : *vectors >= 4 ? 4 : 1;
-    return *vectors == 8 ? sum_1_by_8 : *vectors == 4 ? sum_1_by_4 : sum_1_by_1;
-}
-
-/* out_units[i] = keep out_units[i] + sum over the listed rows r, in their order, of
-   c[units[i], r] v_r.
-   INOUT out (*, ld_out), n floats of each listed row.
-   IN units (n_units), rows (n_rows), v (*, ld_v), c with element (i, r) at
-   i * ld_unit + r * ld_row; n a multiple of SN_PAD. */
-static void weighted_sums(float *out, int64_t ld_out, const int32_t *units,
-                          int64_t n_units, const float *c, int64_t ld_unit,
-                          int64_t ld_row, const float *v, int64_t ld_v,
-                          const int32_t *rows, int64_t n_rows, int64_t n, float keep)
-{
-    enum { BLOCK = 128 }; /* rows; three columns of them stay in L1 */
-    for (int64_t r = 0; r < n_rows; r += BLOCK, keep = 1.0f) {
-        const int64_t count = r + BLOCK < n_rows ? BLOCK : n_rows - r;
-        const int64_t tiled = n_units < 4 ? 0 : n_units / 4 * 4;
-        int64_t width, vectors;
-        for (int64_t d = 0; tiled > 0 && d < n; d += vectors * SN_LANES)
-            for (int64_t i = 0; i < tiled; i += width) {
-                vectors = (n - d) / SN_LANES;
-                choose_sum(&width, &vectors, tiled - i)(out + d, ld_out, units + i, c,
-                                                        ld_unit, ld_row, v + d, ld_v,
-                                                        rows + r, count, keep);
-            }
-        for (int64_t i = tiled; i < n_units; i++)
-            for (int64_t d = 0; d < n; d += vectors * SN_LANES) {
-                vectors = (n - d) / SN_LANES;
-                choose_sum(&width, &vectors, 1)(out + d, ld_out, units + i, c, ld_unit,
-                                                ld_row, v + d, ld_v, rows + r, count,
-                                                keep);
-            }
-    }
+                     expert->bias + k * G, G, x, rows + k * ld_rows, count[k], ld);
 }

@@ -67,8 +67,9 @@ static void readout_gradient(float *g, const sn_network *net, int64_t e,
                              const int32_t *rows, int32_t count)
 {
     const int64_t ld = net->ld_classes;
-    dot_products(g, 0, 1, net->readout.weight + e * ld, ld, NULL, 1, net->logit_gradient,
-                 ld, rows, count, ld);
+    const sn_rows gradients = {.x = net->logit_gradient, .ld = ld};
+    dot_products(g, 0, 1, net->readout.weight + e * ld, ld, NULL, 1, &gradients, rows,
+                 count, ld);
 }
 
 /* d (n_rows) = what gate k adds to the logits of class c where it is on. */
@@ -123,7 +124,7 @@ static void update_readout(sn_network *net, int64_t e, float *y, const int32_t *
 {
     sn_optimizer optimizer = net->main;
     optimizer.max_norm = 0.0f; /* the softmax layer has none (App. A.4) */
-    const sn_input in = {.x = net->logit_gradient, .ld = net->ld_classes};
+    const sn_input in = {.rows = {.x = net->logit_gradient, .ld = net->ld_classes}};
     update_units(&net->readout, e, 1, &optimizer, y, 0, 1, &in, net->indices, rows, count,
                  gradient);
 }

@@ -238,6 +238,8 @@ typedef struct {
     int64_t ld_rows;        /* padded largest batch */
     float input_dropout;    /* share of the inputs that training sets to zero */
     float *input;           /* (B, ld_inputs of the first layer) */
+    uint64_t *filled;       /* (B, ld_filled) its filled chunks, see sn_rows */
+    int64_t ld_filled;
     int32_t *target;        /* (B) */
     const int32_t *indices; /* (sn_index_count) 0, 1, 2, ... */
     float *partials;        /* (sn_partials_size) sums of blocks of gates */
@@ -260,6 +262,16 @@ typedef struct {
     uint32_t step;         /* of the first mini-batch */
 } sn_examples;
 
+/* Rows that a product reads. A chunk is SN_PAD floats of a row, and filled where they are
+   not all zeros. */
+typedef struct {
+    const float *x;         /* (*, ld) */
+    int64_t ld;
+    const uint64_t *filled; /* (*, ld_filled) a bit for each chunk, an integer for each
+                               piece of a row (PIECE); NULL: take all for filled */
+    int64_t ld_filled;
+} sn_rows;
+
 /* ---- The table of kernels: one per instruction set ------------------------------ */
 
 typedef struct {
@@ -277,17 +289,19 @@ typedef struct {
     int32_t n_units, n_estimators, n_penalties;
 
     int32_t (*active_rows)(int32_t *rows, const float *h, int64_t n_rows);
+    void (*find_filled)(uint64_t *filled, const float *x, int64_t n);
     void (*dot_products)(float *out, int64_t ld_unit, int64_t ld_row, const float *w,
                          int64_t ld_w, const float *bias, int64_t n_units,
-                         const float *x, int64_t ld_x, const int32_t *rows,
-                         int64_t n_rows, int64_t n);
+                         const sn_rows *x, const int32_t *rows, int64_t n_rows,
+                         int64_t n);
     void (*expert_forward)(float *H, int64_t ld_rows, const sn_parameters *expert,
-                           int64_t experts_per_gate, const float *x, const int32_t *rows,
-                           const int32_t *count, int64_t first, int64_t end);
+                           int64_t experts_per_gate, const sn_rows *x,
+                           const int32_t *rows, const int32_t *count, int64_t first,
+                           int64_t end);
     void (*weighted_sums)(float *out, int64_t ld_out, const int32_t *units,
                           int64_t n_units, const float *c, int64_t ld_unit,
-                          int64_t ld_row, const float *v, int64_t ld_v,
-                          const int32_t *rows, int64_t n_rows, int64_t n, float keep);
+                          int64_t ld_row, const sn_rows *v, const int32_t *rows,
+                          int64_t n_rows, int64_t n, float keep);
     void (*tanh)(float *out, int64_t n);
     float (*cross_entropy)(float *logits, float *gradient, int32_t target, float scale,
                            int64_t n_classes);

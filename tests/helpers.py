@@ -161,18 +161,32 @@ def make_network(gater, shape, *, seed=0, main=None, gater_optimizer=None):
     return network
 
 
-def make_batch(shape, *, seed=0, n_rows=None):
-    """Inputs and labels; the first row is all zeros, as blank pixels are."""
+def make_batch(shape, *, seed=0, n_rows=None, filled=1.0):
+    """Inputs and labels; the first row is all zeros, as blank pixels are.
+
+    The others are in all but a share `filled` of their chunks of 16.
+    """
     rng = np.random.default_rng([seed, 1])
     n_rows = shape.n_rows if n_rows is None else n_rows
     X = rng.normal(size=(n_rows, shape.n_inputs)).astype(np.float32)
     if n_rows > 1:
         X[0] = 0
+    if filled < 1:
+        empty = rng.random((n_rows, -(-shape.n_inputs // 16))) >= filled
+        X[np.repeat(empty, 16, axis=1)[:, : shape.n_inputs]] = 0
     return X, rng.integers(shape.n_classes, size=n_rows).astype(np.int32)
 
 
 def make_problem(
-    gater, shape, *, step=0, flip=FLIP, shift=0.0, all_fire=False, **arguments
+    gater,
+    shape,
+    *,
+    step=0,
+    flip=FLIP,
+    shift=0.0,
+    all_fire=False,
+    filled=1.0,
+    **arguments,
 ):
     """Network and batch none of whose gates is about to flip at `step`.
 
@@ -184,12 +198,14 @@ def make_problem(
         Added to the gates' biases.
     all_fire : bool
         Whether every gate has to fire.
+    filled : float
+        As in `make_batch`.
     """
     for seed in range(100):
         network = make_network(gater, shape, seed=seed, **arguments)
         for layer in network.layers:
             layer.gate.bias_values[:] += np.float32(shift)
-        X, y = make_batch(shape, seed=seed)
+        X, y = make_batch(shape, seed=seed, filled=filled)
         expected, noises = oracle_step(network, X, y, step)
         fire = all(layer.active.all() for layer in expected.layers)
         if margin(network, expected, noises) > flip and fire >= all_fire:

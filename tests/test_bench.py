@@ -5,6 +5,7 @@ That PyTorch computes the same function needs PyTorch; the rest does not.
 
 import importlib
 import json
+import struct
 import sys
 
 import numpy as np
@@ -25,6 +26,8 @@ from stochnet.bench import (
     with_stochnet,
 )
 from stochnet.bench.shapes import SHAPES, Case, Shape, make_data
+from stochnet.datasets import load_idx
+from stochnet.estimator import GatedMLPClassifier
 
 TINY = Shape(20, (8,), (40,), 3)
 TINY_DEEP = Shape(20, (8, 6), (40, 48), 3)
@@ -474,6 +477,41 @@ def test_json_has_everything(tmp_path, capsys):
             )
     printed = capsys.readouterr().out
     assert "stochnet dense" in printed and "targets hold" in printed
+
+
+def write_images(folder, height, width):
+    rng = np.random.default_rng(0)
+    for part in ("train", "t10k"):
+        images = rng.integers(256, size=(130, height, width), dtype=np.uint8)
+        header = struct.pack(">4i", 0x0803, *images.shape)
+        path = folder / f"{part}-images-idx3-ubyte"
+        path.write_bytes(header + images.tobytes())
+        labels = (np.arange(130) % 10).astype(np.uint8)
+        path = folder / f"{part}-labels-idx1-ubyte"
+        path.write_bytes(struct.pack(">2i", 0x0801, 130) + labels.tobytes())
+
+
+def test_an_epoch_of_a_data_set(tmp_path, monkeypatch):
+    write_images(tmp_path, 4, 5)
+    seen = []
+    monkeypatch.setattr(
+        GatedMLPClassifier,
+        "partial_fit",
+        lambda self, X, y, classes=None, fit=GatedMLPClassifier.partial_fit: (
+            seen.append(X) or fit(self, X, y, classes)
+        ),
+    )
+    run(tmp_path, "--task", "epoch", "--data", str(tmp_path))
+    np.testing.assert_array_equal(seen[-1], load_idx(tmp_path)[0][:64])
+
+
+def test_a_wrong_data_set_is_refused_at_once(tmp_path):
+    arguments = "--task", "epoch", "--data", str(tmp_path)
+    with pytest.raises(SystemExit, match="--data: .*train-images"):
+        run(tmp_path, *arguments)
+    write_images(tmp_path, 3, 3)
+    with pytest.raises(SystemExit, match="--data: images of 9 pixels, 20 are timed"):
+        run(tmp_path, *arguments)
 
 
 def test_it_works_without_torch(tmp_path, no_torch, capsys):

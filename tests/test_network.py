@@ -175,6 +175,14 @@ def test_step_of_a_random_shape(seed):
 LARGE = Shape(300, 270, (290, 140), (530, 270), 11)
 
 
+@pytest.mark.parametrize("filled", [0.1, 0.6])
+@pytest.mark.parametrize("name", GATERS)
+def test_step_on_inputs_with_zeros(name, filled):
+    shape = Shape(33, 1100, (40,), (70,), 5)
+    network, X, y = make_problem(make(name), shape, filled=filled)
+    check_step(network, X, y, step=0)
+
+
 @pytest.mark.parametrize("name", GATERS)
 def test_step_of_several_panels(name):
     """With so many draws one comes closer to flipping, but not to within 1e-6."""

@@ -14,6 +14,7 @@
 #include "../penalties/table.h"
 #include "../gate.c"
 #include "../product.c"
+#include "../sums.c"
 #include "../block.c"
 #include "../loss.c"
 #include "../enumeration.c"
@@ -42,6 +43,7 @@ const sn_engine SN_ENGINE = {
     .n_penalties = COUNT(penalty_table),
     .active_rows = active_rows,
     .dot_products = dot_products,
+    .find_filled = find_filled,
     .expert_forward = expert_forward,
     .weighted_sums = weighted_sums,
     .tanh = tanh_row,

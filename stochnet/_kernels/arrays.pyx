@@ -1,7 +1,9 @@
 """Arrays as the kernels want them: float32, rows padded with zeros, aligned."""
 import numpy as np
 
-from stochnet._kernels.engine cimport sn_row_length
+from libc.stdint cimport uint64_t
+
+from stochnet._kernels.engine cimport engine, sn_piece_count, sn_row_length
 
 ALIGNMENT = 64
 
@@ -68,3 +70,18 @@ cdef int64_t *long_integers(object array, Py_ssize_t size) except? NULL:
     if view.shape[0] < size:
         raise ValueError(f"Expected {size} integers, got {view.shape[0]}.")
     return &view[0] if size else NULL
+
+
+cdef class Rows:
+    """Padded rows, (n_rows, row_length(n)), for products that skip chunks of zeros."""
+
+    def __cinit__(self, x):
+        cdef Py_ssize_t i, n = x.shape[1]
+        filled = np.empty((len(x), sn_piece_count(n)), dtype=np.uint64)
+        cdef uint64_t[:, ::1] bits = filled
+        self.keep = x, filled
+        self.c.x, self.c.ld = const_floats(x, x.size), n
+        self.c.ld_filled = filled.shape[1]
+        for i in range(len(x)):
+            engine.find_filled(&bits[i, 0], self.c.x + i * n, n)
+        self.c.filled = &bits[0, 0] if len(x) else NULL

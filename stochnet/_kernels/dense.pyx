@@ -1,7 +1,7 @@
-"""Products of all rows: the dense layers of the gater (csrc/product.c)."""
+"""Products of all rows: the dense layers of the gater (csrc/product.c, csrc/sums.c)."""
 import numpy as np
 
-from stochnet._kernels.arrays cimport const_floats, floats, integers
+from stochnet._kernels.arrays cimport Rows, const_floats, floats, integers
 from stochnet._kernels.engine cimport engine
 
 from stochnet._kernels.arrays import padded_rows
@@ -24,10 +24,11 @@ def forward(x, weight):
     x, weight = padded_rows(x), padded_rows(weight)
     out = np.empty((len(weight), len(x)), dtype=np.float32)
     rows = np.arange(len(x), dtype=np.int32)
+    cdef Rows inputs = Rows(x)
     engine.dot_products(
         floats(out, out.size), len(x), 1, const_floats(weight, weight.size),
-        weight.shape[1], NULL, len(weight), const_floats(x, x.size), x.shape[1],
-        integers(rows, len(x)), len(x), x.shape[1]
+        weight.shape[1], NULL, len(weight), &inputs.c, integers(rows, len(x)), len(x),
+        x.shape[1]
     )
     return out
 
@@ -50,10 +51,11 @@ def weighted_sum(coefficients, rows):
     n = np.shape(rows)[1]
     v = padded_rows(rows)
     out = padded_rows(np.zeros((len(c), n)))
+    cdef Rows summands = Rows(v)
     indices = np.arange(max(c.shape), dtype=np.int32)
     engine.weighted_sums(
         floats(out, out.size), out.shape[1], integers(indices, len(c)), len(c),
-        const_floats(c, c.size), c.shape[1], 1, const_floats(v, v.size), v.shape[1],
+        const_floats(c, c.size), c.shape[1], 1, &summands.c,
         integers(indices, len(v)), len(v), out.shape[1], 1.0
     )
     return out[:, :n]

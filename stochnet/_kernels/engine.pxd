@@ -1,5 +1,5 @@
 """Mirror of csrc/stochnet.h."""
-from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 cdef extern from "stochnet.h":
     enum:
@@ -199,6 +199,8 @@ cdef extern from "stochnet.h":
         int64_t ld_rows
         float input_dropout
         float *input
+        uint64_t *filled
+        int64_t ld_filled
         int32_t *target
         const int32_t *indices
         float *partials
@@ -219,6 +221,12 @@ cdef extern from "stochnet.h":
         int64_t batch_size
         uint32_t step
 
+    ctypedef struct sn_rows:
+        const float *x
+        int64_t ld
+        const uint64_t *filled
+        int64_t ld_filled
+
     ctypedef struct sn_engine:
         const char *name
         void (*philox)(uint32_t *, const uint32_t *, const uint32_t *) noexcept nogil
@@ -234,15 +242,16 @@ cdef extern from "stochnet.h":
         int32_t n_estimators
         int32_t n_penalties
         int32_t (*active_rows)(int32_t *, const float *, int64_t) noexcept nogil
+        void (*find_filled)(uint64_t *, const float *, int64_t) noexcept nogil
         void (*dot_products)(
             float *, int64_t, int64_t, const float *, int64_t, const float *, int64_t,
-            const float *, int64_t, const int32_t *, int64_t, int64_t) noexcept nogil
+            const sn_rows *, const int32_t *, int64_t, int64_t) noexcept nogil
         void (*expert_forward)(
-            float *, int64_t, const sn_parameters *, int64_t, const float *,
+            float *, int64_t, const sn_parameters *, int64_t, const sn_rows *,
             const int32_t *, const int32_t *, int64_t, int64_t) noexcept nogil
         void (*weighted_sums)(
             float *, int64_t, const int32_t *, int64_t, const float *, int64_t, int64_t,
-            const float *, int64_t, const int32_t *, int64_t, int64_t, float
+            const sn_rows *, const int32_t *, int64_t, int64_t, float
         ) noexcept nogil
         void (*tanh)(float *, int64_t) noexcept nogil
         float (*cross_entropy)(
@@ -272,6 +281,7 @@ cdef extern from "stochnet.h":
 cdef extern from "layout.h":
     int64_t padded(int64_t n) noexcept nogil
     int64_t sn_row_length(int64_t n) noexcept nogil
+    int64_t sn_piece_count(int64_t n) noexcept nogil
     int64_t sn_partials_size(const sn_network *net) noexcept nogil
     int64_t sn_index_count(const sn_network *net) noexcept nogil
     int64_t sn_scratch_size(const sn_network *net) noexcept nogil

@@ -1,10 +1,10 @@
-"""Experts of the rows whose gate is not zero (csrc/product.c)."""
+"""Experts of the rows whose gate is not zero (csrc/product.c, csrc/sums.c)."""
 import numpy as np
 
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memset
-from stochnet._kernels.arrays cimport const_floats, floats, integers
-from stochnet._kernels.engine cimport engine, sn_parameters
+from stochnet._kernels.arrays cimport Rows, const_floats, floats, integers
+from stochnet._kernels.engine cimport engine, sn_parameters, sn_rows
 
 from stochnet._kernels.arrays import padded_rows
 from stochnet._kernels.gate import active_rows
@@ -55,6 +55,7 @@ def forward(x, weight, bias, h):
     bias = np.array(bias, dtype=np.float32)
     h = np.asarray(h, dtype=np.float32)
     H = np.full((len(weight), len(x)), np.nan, dtype=np.float32)
+    cdef Rows inputs = Rows(x)
     rows, counts = _active_rows_of_all(h)
     cdef sn_parameters experts
     memset(&experts, 0, sizeof(experts))
@@ -62,7 +63,7 @@ def forward(x, weight, bias, h):
     experts.weight = floats(weight, weight.size)
     experts.bias = floats(bias, bias.size)
     engine.expert_forward(
-        floats(H, H.size), len(x), &experts, size, const_floats(x, x.size),
+        floats(H, H.size), len(x), &experts, size, &inputs.c,
         integers(rows, rows.size), integers(counts, counts.size), 0, len(h)
     )
     return H
@@ -89,14 +90,14 @@ def gradient(dH, x, h):
     units = np.arange(size, dtype=np.int32)
     cdef float *start = floats(out, out.size)
     cdef const float *slopes = const_floats(dH, dH.size)
-    cdef const float *inputs = const_floats(x, x.size)
+    cdef Rows inputs = Rows(x)
     cdef const int32_t *indices = integers(units, size)
     cdef int64_t ld_rows = dH.shape[1], ld = x.shape[1], n_gates = len(h)
     for k in range(n_gates):
         rows = active_rows(h[k])
         engine.weighted_sums(
             start + k * size * ld, ld, indices, size, slopes + k * size * ld_rows,
-            ld_rows, 1, inputs, ld, integers(rows, len(rows)), len(rows), ld, 1.0
+            ld_rows, 1, &inputs.c, integers(rows, len(rows)), len(rows), ld, 1.0
         )
     return out[:, :n_inputs]
 
@@ -113,14 +114,17 @@ def input_gradient(dH, weight, h):
     units = np.arange(size, dtype=np.int32)
     cdef float *start = floats(out, out.size)
     cdef const float *slopes = const_floats(dH, dH.size)
-    cdef const float *weights = const_floats(weight, weight.size)
     cdef const int32_t *indices = integers(units, size)
     cdef int64_t ld_rows = dH.shape[1], ld = weight.shape[1], n_gates = len(h)
+    cdef sn_rows weights
+    memset(&weights, 0, sizeof(weights))
+    weights.ld = ld
     for k in range(n_gates):
         rows = active_rows(h[k])
+        weights.x = const_floats(weight, weight.size) + k * size * ld
         engine.weighted_sums(
             start, ld, integers(rows, len(rows)), len(rows),
-            slopes + k * size * ld_rows, 1, ld_rows, weights + k * size * ld, ld,
+            slopes + k * size * ld_rows, 1, ld_rows, &weights,
             indices, size, ld, 1.0
         )
     return out[:, :n_inputs]

@@ -1,13 +1,13 @@
 """Whole mini-batches of a network (csrc/network.c)."""
 import numpy as np
 
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from stochnet._kernels.arrays cimport floats, integers, long_integers
 from stochnet._kernels.engine cimport (
     SN_BASELINE_MEAN, SN_BASELINE_NONE, SN_BASELINE_UNIT, SN_CREDIT_PROBE, engine,
     padded, sn_draw, sn_examples, sn_index_count, sn_layer, sn_network,
-    sn_partials_size, sn_row_length, sn_scratch_size,
+    sn_partials_size, sn_piece_count, sn_row_length, sn_scratch_size,
 )
 from stochnet._kernels.random cimport draw_of, noise_of
 from stochnet._kernels.update cimport optimizer_of, parameters_of
@@ -135,6 +135,9 @@ cdef class NetworkKernels:
             views[name] = buffer[start:start + size]
             start += padded(size)
         target = np.zeros(B, dtype=np.int32)
+        net.ld_filled = sn_piece_count(net.layers[0].ld_inputs)
+        filled = np.zeros(B * net.ld_filled, dtype=np.int64)
+        net.filled = <uint64_t *>long_integers(filled, len(filled))
         indices = np.arange(sn_index_count(net), dtype=np.int32)
         net.input = floats(views["input"], 1)
         net.partials = floats(views["partials"], 1)
@@ -146,7 +149,7 @@ cdef class NetworkKernels:
         net.scratch = floats(views["scratch"], 1)
         net.target = integers(target, B)
         net.indices = integers(indices, len(indices))
-        self.keep += [buffer, target, indices]
+        self.keep += [buffer, target, filled, indices]
         for i in range(net.n_layers):
             self._bind_workspace(&net.layers[i], i, views)
 

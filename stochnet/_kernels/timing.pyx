@@ -8,7 +8,7 @@ learnt by heart.
 import numpy as np
 
 from libc.stdint cimport int32_t, int64_t
-from stochnet._kernels.arrays cimport const_floats, floats, integers
+from stochnet._kernels.arrays cimport Rows, const_floats, floats, integers
 from stochnet._kernels.engine cimport engine, sn_parameters
 from stochnet._kernels.update cimport parameters_of
 
@@ -43,12 +43,12 @@ def expert_forward(H, x, experts, const int32_t[:, :, ::1] rows,
     _check(size * rows.shape[1] == p.n_rows, "experts")
     _check(x.shape == (ld_rows, p.ld) and H.shape == (p.n_rows, ld_rows), "x or H")
     cdef float *out = floats(H, H.size)
-    cdef const float *inputs = const_floats(x, x.size)
+    cdef Rows inputs = Rows(x)
     with nogil:
         for r in range(n):
             s = r % n_sets
             engine.expert_forward(
-                out, ld_rows, &p, size, inputs, &rows[s, 0, 0], &counts[s, 0], begin,
+                out, ld_rows, &p, size, &inputs.c, &rows[s, 0, 0], &counts[s, 0], begin,
                 end
             )
 
@@ -78,7 +78,7 @@ def expert_sum(out, c, x, const int32_t[:, :, ::1] rows,
     cdef const int32_t *indices = integers(units, size)
     cdef float *target = floats(out, out.size)
     cdef const float *weights = const_floats(c, c.size)
-    cdef const float *inputs = const_floats(x, x.size)
+    cdef Rows inputs = Rows(x)
     with nogil:
         for r in range(n):
             s = r % n_sets
@@ -89,7 +89,7 @@ def expert_sum(out, c, x, const int32_t[:, :, ::1] rows,
                     sn_prefetch(target + (k + 1) * size * ld, size * ld)
                 engine.weighted_sums(
                     target + k * size * ld, ld, indices, size,
-                    weights + k * size * ld_rows, ld_rows, 1, inputs, ld,
+                    weights + k * size * ld_rows, ld_rows, 1, &inputs.c,
                     &rows[s, k, 0], counts[s, k], ld, 1.0
                 )
 
@@ -111,14 +111,14 @@ def dense_forward(out, x, weight, first, last, repeats):
     _check(out.shape == (n_units, n_rows), "out")
     cdef float *o = floats(out, out.size)
     cdef const float *w = const_floats(weight, weight.size)
-    cdef const float *inputs = const_floats(x, x.size)
+    cdef Rows inputs = Rows(x)
     rows = np.arange(n_rows, dtype=np.int32)
     cdef const int32_t *indices = integers(rows, n_rows)
     with nogil:
         for _r in range(n):
             engine.dot_products(
                 o + begin * n_rows, n_rows, 1, w + begin * ld, ld, NULL, end - begin,
-                inputs, ld, indices, n_rows, ld
+                &inputs.c, indices, n_rows, ld
             )
 
 
@@ -139,7 +139,7 @@ def dense_sum(out, coefficients, x, first, last, repeats):
     _check(out.shape == (n_units, ld) and coefficients.shape[1] == n_rows, "out")
     cdef float *o = floats(out, out.size)
     cdef const float *c = const_floats(coefficients, coefficients.size)
-    cdef const float *v = const_floats(x, x.size)
+    cdef Rows v = Rows(x)
     rows = np.arange(max(n_rows, n_units), dtype=np.int32)
     cdef const int32_t *indices = integers(rows, len(rows))
     with nogil:
@@ -147,5 +147,5 @@ def dense_sum(out, coefficients, x, first, last, repeats):
             for k in range(begin, end, 32):  # as the engine, csrc/layout.h
                 engine.weighted_sums(
                     o + k * ld, ld, indices, min(<int64_t>32, end - k), c + k * n_rows,
-                    n_rows, 1, v, ld, indices, n_rows, ld, 1.0
+                    n_rows, 1, &v.c, indices, n_rows, ld, 1.0
                 )

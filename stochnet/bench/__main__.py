@@ -5,8 +5,11 @@ import itertools
 import os
 import sys
 
+import numpy as np
+
 from stochnet.bench import kernels, limits, report, tasks
 from stochnet.bench.shapes import SHAPES, Case
+from stochnet.datasets import load_idx
 
 #: With --quick: what is timed, in well under a minute on two cores.
 QUICK = {
@@ -44,6 +47,9 @@ def make_parser():
     parser.add_argument("--seconds", type=float, default=3.0, help="for each case")
     parser.add_argument("--quick", action="store_true", help="less than a minute")
     parser.add_argument("--target", action="store_true", help="mark which targets hold")
+    parser.add_argument(
+        "--data", metavar="FOLDER", help="MNIST, for the epoch: else random numbers"
+    )
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--no-compile", action="store_true", help="no torch.compile")
@@ -92,6 +98,22 @@ def load_torch(notes):
     return with_torch
 
 
+def load_data(folder):
+    """Training rows and classes of the data set in `folder`, if one is given."""
+    if folder is None:
+        return None
+    try:
+        X, y, _, _ = load_idx(folder)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"--data: {error}") from error
+    n_inputs = SHAPES[ONLY_SHAPE["epoch"]].n_inputs
+    if X.shape[1] != n_inputs:
+        raise SystemExit(
+            f"--data: images of {X.shape[1]} pixels, {n_inputs} are timed."
+        )
+    return X, y.astype(np.int32)
+
+
 def measure_limits(parsed, with_torch):
     """Limits by number of threads: one, and what was asked for."""
     repeats, found = 5 if parsed.quick else 20, {}
@@ -113,6 +135,7 @@ def measure_limits(parsed, with_torch):
 def main(arguments=None):
     """Run what the command line asks for; returns the document for JSON."""
     parsed, notes = parse(arguments), []
+    data = load_data(parsed.data)
     with_torch = None if parsed.no_torch else load_torch(notes)
     machine = limits.machine()
     if machine["load"] and machine["load"][0] > machine["cpus"] / 4:
@@ -122,7 +145,9 @@ def main(arguments=None):
         f"{machine['cpu']}, {machine['cpus']} CPUs, {report.engine.simd()}, load "
         + (" ".join(f"{x:.2f}" for x in load) if load else "unknown")
     )
-    options = tasks.Options(parsed.seconds, with_torch, not parsed.no_compile)
+    options = tasks.Options(
+        parsed.seconds, with_torch, not parsed.no_compile, data=data
+    )
     options.limits = measure_limits(parsed, with_torch)
     for n_threads, rates in options.limits.items():
         print(report.format_limits(n_threads, rates))

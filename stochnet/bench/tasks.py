@@ -22,6 +22,7 @@ from stochnet.bench.shapes import (
     LEARNING_RATE,
     SEED,
     Case,
+    Data,
     make_data,
     make_network,
     prediction_density,
@@ -94,6 +95,8 @@ class Options:
     with_sklearn : bool
     limits : dict of int to Limits
         By number of threads.
+    data : (ndarray, ndarray) or None
+        Rows and classes of the epoch, which else are random.
     """
 
     seconds: float = 3.0
@@ -101,6 +104,7 @@ class Options:
     with_compile: bool = True
     with_sklearn: bool = True
     limits: dict = field(default_factory=dict)
+    data: tuple | None = None
 
 
 def fastest(timings, names):
@@ -269,7 +273,12 @@ def run_epoch(case, options):
     in a training: initial weights and thresholds.
     """
     sizes, batch = case.sizes, case.batch
-    data = make_data(sizes, batch, -(-EPOCH_ROWS // batch))
+    n_batches = -(-EPOCH_ROWS // batch)
+    if options.data is None:
+        data = make_data(sizes, batch, n_batches)
+    else:
+        X, y = options.data
+        data = Data(X[: batch * n_batches], y[: batch * n_batches], batch)
     model = GatedMLPClassifier(
         sizes.n_units,
         gater_hidden_size=sizes.n_hidden,
@@ -281,7 +290,7 @@ def run_epoch(case, options):
         random_state=SEED,
         n_jobs=case.threads,
     )
-    classes = np.arange(sizes.n_classes)
+    classes = np.unique(data.y)
     model.partial_fit(data.X[:batch], data.y[:batch], classes=classes)
     set_training_density(model._network, data, case.density, case.threads)
     dense = with_sklearn.make_classifier(sizes.n_units, batch)
