@@ -82,20 +82,25 @@ static void update_experts(sn_network *net, sn_layer *layer, int64_t first, int6
                            const sn_input *in, const sn_pass *pass)
 {
     const int64_t ld = net->ld_rows, G = layer->experts_per_gate;
-    const sn_parameters *expert = &layer->expert;
-    const int32_t *count = layer->count;
-    if (is_dense_tile(layer, count, first, end, pass->n_rows)) {
-        update_dense_tile(net, layer, first, in, pass);
+    const int32_t *rows = layer->rows, *count = layer->count;
+    float *dH = layer->expert_output;
+    if (G > 1 || in->has_blocks) {
+        for (int64_t k = first; k < end; k++)
+            update_units(&layer->expert, k * G, G, &net->main, dH + k * G * ld, ld, 1, in,
+                         net->indices, rows + k * ld, count[k], pass->gradient);
         return;
     }
-    for (int64_t k = next_listed(count, first, end), next; k < end; k = next) {
-        next = next_listed(count, k + 1, end);
-        if (G == 1 && next < end)
-            sn_prefetch(expert->weight + next * expert->ld, expert->ld);
-        update_units(&layer->expert, k * G, G, &net->main,
-                     layer->expert_output + k * G * ld, ld, 1, in, net->indices,
-                     layer->rows + k * ld, count[k], pass->gradient);
+    int64_t gathered = first;
+    for (int64_t k = first; k < end; k += TILE_GATES) {
+        if (!is_dense_tile(layer, count, k, end, pass->n_rows))
+            continue;
+        update_listed_units(&layer->expert, gathered, k, &net->main, dH, ld, &in->rows,
+                            rows, count, pass->n_rows, pass->gradient);
+        gathered = k + TILE_GATES;
+        update_dense_tile(net, layer, k, in, pass);
     }
+    update_listed_units(&layer->expert, gathered, end, &net->main, dH, ld, &in->rows, rows,
+                        count, pass->n_rows, pass->gradient);
 }
 
 /* Gradients of h and H, and the estimator's of a, for gate k. */
@@ -129,11 +134,9 @@ SN_INLINE void prefetch_units(const sn_network *net, const sn_layer *layer, int6
 
 /* What is asked for of gates [first, end), tile by tile: see units_backward. */
 static void tiles_backward(sn_network *net, int64_t l, int64_t first, int64_t end,
-                           int gradients, int steps, const sn_draw *draw,
-                           const sn_pass *pass)
+                           int gradients, const sn_draw *draw, const sn_pass *pass)
 {
-    sn_layer *layer = net->layers + l;
-    const sn_input in = input_of(net, l, pass->index);
+    const sn_layer *layer = net->layers + l;
     for (; first < end; first += TILE_GATES) {
         const int64_t tile_end = smaller(first + TILE_GATES, end);
         if (gradients && l == net->n_layers - 1)
@@ -141,8 +144,6 @@ static void tiles_backward(sn_network *net, int64_t l, int64_t first, int64_t en
                            smaller(tile_end + TILE_GATES, layer->n_gates));
         for (int64_t k = first; gradients && k < tile_end; k++)
             gate_and_experts_backward(net, l, k, draw, pass);
-        if (steps)
-            update_experts(net, layer, first, tile_end, &in, pass);
     }
 }
 
@@ -158,13 +159,16 @@ static void units_backward(sn_network *net, int64_t l, int gradients, int steps,
     const int64_t ld = layer->ld_hidden;
     const sn_draw draw = layer_draw(pass, l);
     const int gates = gradients && sn_sums_by_block(layer);
+    const sn_input in = input_of(net, l, pass->index);
 #pragma omp for schedule(dynamic)
     for (int64_t block = 0; block < layer->n_gates; block += width) {
         const int64_t block_end = smaller(block + width, layer->n_gates);
         float *dU = gates ? cleared_partial(net, block / width, n_rows, ld) : NULL;
         for (int64_t first = block; first < block_end; first += UPDATE_UNITS) {
             const int64_t end = smaller(first + UPDATE_UNITS, block_end);
-            tiles_backward(net, l, first, end, gradients, steps, &draw, pass);
+            tiles_backward(net, l, first, end, gradients, &draw, pass);
+            if (steps)
+                update_experts(net, layer, first, end, &in, pass);
             if (!dU)
                 continue;
             add_hidden_gradient(dU, net, layer, 0, n_rows, 0, ld, first, end);

@@ -302,6 +302,9 @@ typedef struct {
                           int64_t n_units, const float *c, int64_t ld_unit,
                           int64_t ld_row, const sn_rows *v, const int32_t *rows,
                           int64_t n_rows, int64_t n, float keep);
+    void (*sums_of_listed)(float *out, int64_t ld, const float *c, const sn_rows *v,
+                           const int32_t *rows, const int32_t *count, int64_t ld_rows,
+                           int64_t n_units, int64_t n_rows, float keep);
     void (*tanh)(float *out, int64_t n);
     float (*cross_entropy)(float *logits, float *gradient, int32_t target, float scale,
                            int64_t n_classes);

@@ -46,6 +46,7 @@ const sn_engine SN_ENGINE = {
     .find_filled = find_filled,
     .expert_forward = expert_forward,
     .weighted_sums = weighted_sums,
+    .sums_of_listed = sums_of_listed,
     .tanh = tanh_row,
     .cross_entropy = cross_entropy,
     .update_row = update_row,

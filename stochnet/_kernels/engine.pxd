@@ -253,6 +253,9 @@ cdef extern from "stochnet.h":
             float *, int64_t, const int32_t *, int64_t, const float *, int64_t, int64_t,
             const sn_rows *, const int32_t *, int64_t, int64_t, float
         ) noexcept nogil
+        void (*sums_of_listed)(
+            float *, int64_t, const float *, const sn_rows *, const int32_t *,
+            const int32_t *, int64_t, int64_t, int64_t, float) noexcept nogil
         void (*tanh)(float *, int64_t) noexcept nogil
         float (*cross_entropy)(
             float *, float *, int32_t, float, int64_t) noexcept nogil

@@ -93,6 +93,13 @@ def gradient(dH, x, h):
     cdef Rows inputs = Rows(x)
     cdef const int32_t *indices = integers(units, size)
     cdef int64_t ld_rows = dH.shape[1], ld = x.shape[1], n_gates = len(h)
+    if size == 1:
+        rows, counts = _active_rows_of_all(np.asarray(h))
+        engine.sums_of_listed(
+            start, ld, slopes, &inputs.c, integers(rows, rows.size),
+            integers(counts, n_gates), ld_rows, n_gates, len(x), 1.0
+        )
+        return out[:, :n_inputs]
     for k in range(n_gates):
         rows = active_rows(h[k])
         engine.weighted_sums(

@@ -17,6 +17,11 @@ cdef extern from "vector.h":
     void sn_prefetch(const float *, int64_t) noexcept nogil
 
 
+cdef extern from "layout.h":
+    enum:
+        UPDATE_UNITS  # that the engine updates at once
+
+
 cdef _check(bint holds, what):
     if not holds:
         raise ValueError(f"{what} does not fit.")
@@ -58,7 +63,7 @@ def expert_sum(out, c, x, const int32_t[:, :, ::1] rows,
     """`repeats` times out += c x over the active rows of gates first to last.
 
     With the weights as `out` this is the update of plain SGD, but for max-norm. As in a
-    training step, what the next gate's sum starts from is in cache by then.
+    training step, a gate's rows and coefficients are in cache by then.
 
     Parameters
     ----------
@@ -68,30 +73,28 @@ def expert_sum(out, c, x, const int32_t[:, :, ::1] rows,
     x, rows, counts, first, last, repeats
         As in `expert_forward`.
     """
-    cdef int64_t ld_rows = rows.shape[2], ld = x.shape[1], k, r, s, n = repeats
-    cdef int64_t begin = first, end = last, n_sets = rows.shape[0]
-    cdef int64_t size = len(out) // rows.shape[1]
+    cdef int64_t ld_rows = rows.shape[2], ld = x.shape[1], k, i, r, s, n = repeats
+    cdef int64_t begin = first, end = last, n_sets = rows.shape[0], n_gates
     _check(0 <= begin <= end <= rows.shape[1], "range")
-    _check(out.shape == (size * rows.shape[1], ld) and len(x) == ld_rows, "out or x")
+    _check(out.shape == (rows.shape[1], ld) and len(x) == ld_rows, "out or x")
     _check(c.shape == (len(out), ld_rows), "c")
-    units = np.arange(size, dtype=np.int32)
-    cdef const int32_t *indices = integers(units, size)
     cdef float *target = floats(out, out.size)
     cdef const float *weights = const_floats(c, c.size)
     cdef Rows inputs = Rows(x)
     with nogil:
         for r in range(n):
             s = r % n_sets
-            for k in range(begin, end):
-                if k + 1 < end:
-                    sn_prefetch(<const float *>&rows[s, k + 1, 0], counts[s, k + 1])
-                    sn_prefetch(weights + (k + 1) * size * ld_rows, size * ld_rows)
-                    sn_prefetch(target + (k + 1) * size * ld, size * ld)
-                engine.weighted_sums(
-                    target + k * size * ld, ld, indices, size,
-                    weights + k * size * ld_rows, ld_rows, 1, &inputs.c,
-                    &rows[s, k, 0], counts[s, k], ld, 1.0
+            k = begin
+            while k < end:
+                n_gates = min(<int64_t>UPDATE_UNITS, end - k)
+                for i in range(k + n_gates, min(k + n_gates + UPDATE_UNITS, end)):
+                    sn_prefetch(<const float *>&rows[s, i, 0], counts[s, i])
+                    sn_prefetch(weights + i * ld_rows, ld_rows)
+                engine.sums_of_listed(
+                    target + k * ld, ld, weights + k * ld_rows, &inputs.c,
+                    &rows[s, k, 0], &counts[s, k], ld_rows, n_gates, ld_rows, 1.0
                 )
+                k += n_gates
 
 
 def dense_forward(out, x, weight, first, last, repeats):
@@ -134,7 +137,7 @@ def dense_sum(out, coefficients, x, first, last, repeats):
     first, last, repeats : int
     """
     cdef int64_t n_rows = x.shape[0], ld = x.shape[1], n_units = coefficients.shape[0]
-    cdef int64_t begin = first, end = last, _r, n = repeats, k
+    cdef int64_t begin = first, end = last, _r, n = repeats, k, width
     _check(0 <= begin <= end <= n_units, "range")
     _check(out.shape == (n_units, ld) and coefficients.shape[1] == n_rows, "out")
     cdef float *o = floats(out, out.size)
@@ -144,8 +147,11 @@ def dense_sum(out, coefficients, x, first, last, repeats):
     cdef const int32_t *indices = integers(rows, len(rows))
     with nogil:
         for _r in range(n):
-            for k in range(begin, end, 32):  # as the engine, csrc/layout.h
+            k = begin
+            while k < end:
+                width = min(<int64_t>UPDATE_UNITS, end - k)
                 engine.weighted_sums(
-                    o + k * ld, ld, indices, min(<int64_t>32, end - k), c + k * n_rows,
-                    n_rows, 1, &v.c, indices, n_rows, ld, 1.0
+                    o + k * ld, ld, indices, width, c + k * n_rows, n_rows, 1, &v.c,
+                    indices, n_rows, ld, 1.0
                 )
+                k += width
