@@ -756,9 +756,18 @@ def test_prediction_in_several_chunks(name):
 
 
 def test_prediction_rows_bound_the_memory():
-    for n_units, rows in (((1,), 1024), ((16384,), 1024), ((32768, 32768), 256)):
+    for n_inputs, n_units, rows in [
+        (1, (1,), 1024),
+        (1024, (16384,), 1024),
+        (1500, (1,), 688),
+        (2048, (1,), 512),
+        (10**6, (1,), 512),
+        (1, (32768, 32768), 256),
+    ]:
         network = Network.__new__(Network)
-        network.layers = [type("Layer", (), {"n_units": n}) for n in n_units]
+        network.layers = [
+            type("Layer", (), {"n_units": n, "n_inputs": n_inputs}) for n in n_units
+        ]
         assert network.prediction_rows() == rows
         assert network.prediction_rows() % 16 == 0
 
