@@ -104,11 +104,14 @@ SN_INLINE void store_rows(const dot_output *o, const int32_t *rows, sn_four sums
         store_dot(o, 0, rows[r], sums[r]);
 }
 
-/* Goes with d through the vectors of the filled chunks. */
-#define EACH_FILLED(d, filled)                                                         \
-    for (uint64_t left = filled; left != 0; left &= left - 1)                          \
-        for (int64_t first = SN_PAD * __builtin_ctzll(left), d = first;                \
-             d < first + SN_PAD; d += SN_LANES)
+/* OUT d, end: floats [d, end) are the first run of filled chunks. Returns the others. */
+SN_INLINE uint64_t next_run(int64_t *d, int64_t *end, uint64_t filled)
+{
+    const uint64_t past = filled + (filled & -filled); /* carried through the run */
+    *d = SN_PAD * __builtin_ctzll(filled);
+    *end = SN_PAD * (past != 0 ? __builtin_ctzll(past) : 64);
+    return filled & past;
+}
 
 #define START(i, j) sn_vec sum##i##j = {0};
 #define LOAD(j) const sn_vec x##j = sn_load(row##j + d);
@@ -118,16 +121,21 @@ SN_INLINE void store_rows(const dot_output *o, const int32_t *rows, sn_four sums
     sn_vec weight##i = sn_load(w + i * ld_w + d);                                      \
     SN_IN_REGISTER(weight##i);                                                         \
     WITH(STEP, i)
+/* Not inline: beside other tiles one would lose a register, and keep a sum in memory. */
 #define DEFINE_DOT_TILE(NAME, EACH_UNIT, EACH_ROW, WITH, FINISH)                       \
-    static void NAME(const dot_output *o, const float *w, int64_t ld_w,                \
-                     const row_piece *piece, const int32_t *rows, uint64_t filled)     \
+    static __attribute__((noinline)) void NAME(                                        \
+        const dot_output *o, const float *w, int64_t ld_w, const row_piece *piece,     \
+        const int32_t *rows, uint64_t filled)                                          \
     {                                                                                  \
         (void)ld_w;                                                                    \
         EACH_ROW(ROW)                                                                  \
         EACH_UNIT(START##WITH)                                                         \
-        EACH_FILLED(d, filled) {                                                       \
-            EACH_ROW(LOAD)                                                             \
-            EACH_UNIT(UNIT##WITH)                                                      \
+        for (int64_t d, end; filled != 0;) {                                           \
+            filled = next_run(&d, &end, filled);                                       \
+            for (; d < end; d += SN_LANES) {                                           \
+                EACH_ROW(LOAD)                                                         \
+                EACH_UNIT(UNIT##WITH)                                                  \
+            }                                                                          \
         }                                                                              \
         FINISH                                                                         \
     }
@@ -167,15 +175,6 @@ DEFINE_DOT_TILE(dot_1_by_1, SN_EACH_1, SN_EACH_1, _1,
 /* Gathered rows come from the second-level cache, which is faster where a row's
    neighbouring lines are asked for one after the other: a stride of vectors of each. */
 enum { STRIDE = 4 * SN_LANES };
-
-/* OUT d, end: floats [d, end) are the first run of filled chunks. Returns the others. */
-SN_INLINE uint64_t next_run(int64_t *d, int64_t *end, uint64_t filled)
-{
-    const uint64_t past = filled + (filled & -filled); /* carried through the run */
-    *d = SN_PAD * __builtin_ctzll(filled);
-    *end = SN_PAD * (past != 0 ? __builtin_ctzll(past) : 64);
-    return filled & past;
-}
 
 #define START(i) sn_vec sum0##i = {0};
 #define WEIGHT(j) const sn_vec weight##j = sn_load(w + d + j * SN_LANES);
