@@ -160,10 +160,15 @@ SN_INLINE uint64_t next_run(int64_t *d, int64_t *end, uint64_t filled)
 #if TILE_UNITS == 8
 DEFINE_DOT_TILE(dot_8_by_3, SN_EACH_8, SN_EACH_3, _3,
                 FOUR_BY_3(0, 1, 2, 3) FOUR_BY_3(4, 5, 6, 7))
+DEFINE_DOT_TILE(dot_8_by_2, SN_EACH_8, SN_EACH_2, _2,
+                FOUR_UNITS(0, 1, 2, 3, 0) FOUR_UNITS(0, 1, 2, 3, 1)
+                FOUR_UNITS(4, 5, 6, 7, 0) FOUR_UNITS(4, 5, 6, 7, 1))
 DEFINE_DOT_TILE(dot_8_by_1, SN_EACH_8, SN_EACH_1, _1,
                 FOUR_UNITS(0, 1, 2, 3, 0) FOUR_UNITS(4, 5, 6, 7, 0))
 #endif
 DEFINE_DOT_TILE(dot_4_by_3, SN_EACH_4, SN_EACH_3, _3, FOUR_BY_3(0, 1, 2, 3))
+DEFINE_DOT_TILE(dot_4_by_2, SN_EACH_4, SN_EACH_2, _2,
+                FOUR_UNITS(0, 1, 2, 3, 0) FOUR_UNITS(0, 1, 2, 3, 1))
 DEFINE_DOT_TILE(dot_4_by_1, SN_EACH_4, SN_EACH_1, _1, FOUR_UNITS(0, 1, 2, 3, 0))
 DEFINE_DOT_TILE(dot_1_by_1, SN_EACH_1, SN_EACH_1, _1,
                 store_dot(o, 0, rows[0], sn_sum(sum00));)
@@ -208,16 +213,29 @@ static void dot_1_by_8(const dot_output *o, const float *w, int64_t ld_w,
 typedef void dot_kernel(const dot_output *, const float *, int64_t, const row_piece *,
                         const int32_t *, uint64_t);
 
-/* One tile of units with all listed rows, `step` rows at a time and then singly. */
-static void dot_rows(dot_kernel *tile, dot_kernel *single, int64_t step,
+/* One tile of units with all listed rows: three at a time, and what is left. */
+static void dot_rows(dot_kernel *three, dot_kernel *two, dot_kernel *one,
                      const dot_output *o, const float *w, int64_t ld_w,
                      const row_piece *piece, const int32_t *rows, int64_t n_rows)
 {
     int64_t j = 0;
-    for (; j + step <= n_rows; j += step)
-        tile(o, w, ld_w, piece, rows + j, filled_chunks(piece, rows + j, step));
+    for (; j + 3 <= n_rows; j += 3)
+        three(o, w, ld_w, piece, rows + j, filled_chunks(piece, rows + j, 3));
+    if (j + 2 == n_rows)
+        two(o, w, ld_w, piece, rows + j, filled_chunks(piece, rows + j, 2));
+    else if (j < n_rows)
+        one(o, w, ld_w, piece, rows + j, filled_chunks(piece, rows + j, 1));
+}
+
+/* The same for a single unit. */
+static void dot_rows_of_unit(const dot_output *o, const float *w, const row_piece *piece,
+                             const int32_t *rows, int64_t n_rows)
+{
+    int64_t j = 0;
+    for (; j + 8 <= n_rows; j += 8)
+        dot_1_by_8(o, w, 0, piece, rows + j, filled_chunks(piece, rows + j, 8));
     for (; j < n_rows; j++)
-        single(o, w, ld_w, piece, rows + j, filled_chunks(piece, rows + j, 1));
+        dot_1_by_1(o, w, 0, piece, rows + j, filled_chunks(piece, rows + j, 1));
 }
 
 /* All tiles of a piece of the listed rows. */
@@ -234,15 +252,15 @@ static void dot_tiles(const dot_output *out, const float *w, int64_t ld_w, int64
         if (left >= 8) {
             for (int u = 8; left >= 16 && u < 16; u++)
                 sn_prefetch(wi + u * ld_w, piece->n);
-            dot_rows(dot_8_by_3, dot_8_by_1, 3, &o, wi, ld_w, piece, rows, n_rows);
+            dot_rows(dot_8_by_3, dot_8_by_2, dot_8_by_1, &o, wi, ld_w, piece, rows, n_rows);
             step = 8;
             continue;
         }
 #endif
         if (left >= 4)
-            dot_rows(dot_4_by_3, dot_4_by_1, 3, &o, wi, ld_w, piece, rows, n_rows);
+            dot_rows(dot_4_by_3, dot_4_by_2, dot_4_by_1, &o, wi, ld_w, piece, rows, n_rows);
         else
-            dot_rows(dot_1_by_8, dot_1_by_1, 8, &o, wi, ld_w, piece, rows, n_rows);
+            dot_rows_of_unit(&o, wi, piece, rows, n_rows);
         step = left >= 4 ? 4 : 1;
     }
 }

@@ -45,12 +45,28 @@ static float adam_rate(const sn_optimizer *o, int32_t step)
     return (float)((double)o->learning_rate * sqrt(c2) / c1);
 }
 
+/* Four sums at a time: one alone would wait for each of its additions. */
+static float sum_of_squares(const float *w, int64_t n)
+{
+#define START(j) sn_vec sum##j = {0};
+#define ADD(j) sum##j += sn_load(w + i + j * SN_LANES) * sn_load(w + i + j * SN_LANES);
+    enum { FOUR = 4 * SN_LANES };
+    int64_t i = 0;
+    SN_EACH_4(START)
+    for (; i + FOUR <= n; i += FOUR) {
+        SN_EACH_4(ADD)
+    }
+    for (; i < n; i += SN_LANES) {
+        ADD(0)
+    }
+    return sn_sum((sum0 + sum1) + (sum2 + sum3));
+#undef START
+#undef ADD
+}
+
 static void limit_norm(float *w, int64_t n, float limit)
 {
-    sn_vec squares = {0};
-    for (int64_t i = 0; i < n; i += SN_LANES)
-        squares += sn_load(w + i) * sn_load(w + i);
-    const float sum = sn_sum(squares);
+    const float sum = sum_of_squares(w, n);
     if (!(sum > limit * limit))
         return;
     const float scale = limit / sqrtf(sum);
