@@ -155,9 +155,9 @@ static void weighted_sums(float *out, int64_t ld_out, const int32_t *units,
 static int64_t columns_together(int64_t n_rows, int64_t n)
 {
     enum { FLOATS = 1 << 17, TILE = 24 * SN_LANES };
-    const int64_t columns = FLOATS / n_rows / TILE * TILE;
     if (n_rows * n <= 2 * FLOATS)
         return n;
+    const int64_t columns = FLOATS / n_rows / TILE * TILE;
     return columns > TILE ? columns : TILE;
 }
 
