@@ -90,17 +90,13 @@ static void update_experts(sn_network *net, sn_layer *layer, int64_t first, int6
                          net->indices, rows + k * ld, count[k], pass->gradient);
         return;
     }
-    int64_t gathered = first;
-    for (int64_t k = first; k < end; k += TILE_GATES) {
-        if (!is_dense_tile(layer, count, k, end, pass->n_rows))
-            continue;
-        update_listed_units(&layer->expert, gathered, k, &net->main, dH, ld, &in->rows,
-                            rows, count, pass->n_rows, pass->gradient);
-        gathered = k + TILE_GATES;
-        update_dense_tile(net, layer, k, in, pass);
+    for (int64_t k = first, tile; k < end; k = tile + TILE_GATES) {
+        tile = next_dense_tile(count, k, end, pass->n_rows);
+        update_listed_units(&layer->expert, k, tile, &net->main, dH, ld, &in->rows, rows,
+                            count, pass->n_rows, pass->gradient);
+        if (tile < end)
+            update_dense_tile(net, layer, tile, in, pass);
     }
-    update_listed_units(&layer->expert, gathered, end, &net->main, dH, ld, &in->rows, rows,
-                        count, pass->n_rows, pass->gradient);
 }
 
 /* Gradients of h and H, and the estimator's of a, for gate k. */
@@ -132,17 +128,17 @@ SN_INLINE void prefetch_units(const sn_network *net, const sn_layer *layer, int6
     }
 }
 
-/* What is asked for of gates [first, end), tile by tile: see units_backward. */
-static void tiles_backward(sn_network *net, int64_t l, int64_t first, int64_t end,
-                           int gradients, const sn_draw *draw, const sn_pass *pass)
+/* Gradients of gates [first, end) and of their experts. */
+static void gates_backward(sn_network *net, int64_t l, int64_t first, int64_t end,
+                           const sn_draw *draw, const sn_pass *pass)
 {
     const sn_layer *layer = net->layers + l;
     for (; first < end; first += TILE_GATES) {
         const int64_t tile_end = smaller(first + TILE_GATES, end);
-        if (gradients && l == net->n_layers - 1)
+        if (l == net->n_layers - 1)
             prefetch_units(net, layer, tile_end,
                            smaller(tile_end + TILE_GATES, layer->n_gates));
-        for (int64_t k = first; gradients && k < tile_end; k++)
+        for (int64_t k = first; k < tile_end; k++)
             gate_and_experts_backward(net, l, k, draw, pass);
     }
 }
@@ -166,7 +162,8 @@ static void units_backward(sn_network *net, int64_t l, int gradients, int steps,
         float *dU = gates ? cleared_partial(net, block / width, n_rows, ld) : NULL;
         for (int64_t first = block; first < block_end; first += UPDATE_UNITS) {
             const int64_t end = smaller(first + UPDATE_UNITS, block_end);
-            tiles_backward(net, l, first, end, gradients, &draw, pass);
+            if (gradients)
+                gates_backward(net, l, first, end, &draw, pass);
             if (steps)
                 update_experts(net, layer, first, end, &in, pass);
             if (!dU)

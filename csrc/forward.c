@@ -11,14 +11,13 @@
 enum { TILE_GATES = 8 };
 static const double DENSE_SHARE = 0.4;
 
-/* Whether the experts of gates [first, first + TILE_GATES) are better computed on every
-   row, as a dense layer: each has rows, and together more than DENSE_SHARE of them. Single
-   experts gather rows for each alone, at less than half the speed of a dense tile. */
-static int is_dense_tile(const sn_layer *layer, const int32_t *count, int64_t first,
-                         int64_t end, int64_t n_rows)
+/* Whether the single experts of gates [first, first + TILE_GATES) are better computed on
+   every row, as a dense layer: each has rows, and together more than DENSE_SHARE of them.
+   They gather rows for each alone, at less than half the speed of a dense tile. */
+static int is_dense_tile(const int32_t *count, int64_t first, int64_t end, int64_t n_rows)
 {
     int64_t listed = 0;
-    if (layer->experts_per_gate > 1 || first + TILE_GATES > end)
+    if (first + TILE_GATES > end)
         return 0;
     for (int64_t k = first; k < first + TILE_GATES; k++) {
         if (count[k] == 0)
@@ -28,6 +27,14 @@ static int is_dense_tile(const sn_layer *layer, const int32_t *count, int64_t fi
     return (double)listed > DENSE_SHARE * (double)(TILE_GATES * n_rows);
 }
 
+/* The first dense tile from k on, or `end`: what lies before it is gathered. */
+static int64_t next_dense_tile(const int32_t *count, int64_t k, int64_t end, int64_t n_rows)
+{
+    while (k < end && !is_dense_tile(count, k, end, n_rows))
+        k += TILE_GATES;
+    return smaller(k, end);
+}
+
 /* Single experts of gates [first, end): dense tiles, and what is gathered between them. */
 static void single_experts_forward(float *H, const sn_network *net,
                                    const sn_layer *layer, const sn_input *in,
@@ -35,15 +42,12 @@ static void single_experts_forward(float *H, const sn_network *net,
                                    const int32_t *count, int64_t n_rows)
 {
     const int64_t ld = net->ld_rows;
-    int64_t gathered = first;
-    for (int64_t k = first; k < end; k += TILE_GATES) {
-        if (!is_dense_tile(layer, count, k, end, n_rows))
-            continue;
-        expert_forward(H, ld, &layer->expert, 1, &in->rows, rows, count, gathered, k);
-        gathered = k + TILE_GATES;
-        unit_major_products(H, net, &layer->expert, k, gathered, in, n_rows);
+    for (int64_t k = first, tile; k < end; k = tile + TILE_GATES) {
+        tile = next_dense_tile(count, k, end, n_rows);
+        expert_forward(H, ld, &layer->expert, 1, &in->rows, rows, count, k, tile);
+        if (tile < end)
+            unit_major_products(H, net, &layer->expert, tile, tile + TILE_GATES, in, n_rows);
     }
-    expert_forward(H, ld, &layer->expert, 1, &in->rows, rows, count, gathered, end);
 }
 
 /* Experts of gates [first, end) on the rows listed for each, or on all where the estimator

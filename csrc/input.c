@@ -155,10 +155,7 @@ static void update_units(sn_parameters *p, int64_t first, int64_t n_units,
         input_sums(out, width, ci, ld_unit, ld_row, in, indices, rows, n_rows,
                    plain ? plain_keep(optimizer) : 1.0f);
         for (int64_t i = 0; i < width; i++)
-            if (plain)
-                end_plain(p, row + i, bias_gradient[i], optimizer);
-            else
-                update_row(p, row + i, gradient + i * p->ld, bias_gradient[i], optimizer);
+            end_step(p, row + i, plain, gradient + i * p->ld, bias_gradient[i], optimizer);
     }
 }
 
@@ -189,9 +186,6 @@ static void update_listed_units(sn_parameters *p, int64_t first, int64_t end,
                    plain ? plain_keep(optimizer) : 1.0f);
     for (int64_t k = next_listed(count, first, end); k < end;
          k = next_listed(count, k + 1, end))
-        if (plain)
-            end_plain(p, k, bias_gradient[k - first], optimizer);
-        else
-            update_row(p, k, out + (k - first) * p->ld, bias_gradient[k - first],
-                       optimizer);
+        end_step(p, k, plain, gradient + (k - first) * p->ld, bias_gradient[k - first],
+                 optimizer);
 }

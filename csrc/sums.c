@@ -169,7 +169,7 @@ static void sums_of_listed(float *out, int64_t ld, const float *c, const sn_rows
                            int64_t n_units, int64_t n_rows, float keep)
 {
     const int64_t columns = columns_together(n_rows, ld);
-    const int32_t one = 0;
+    const int32_t only = 0;
     for (int64_t d = 0; d < ld; d += columns) {
         const int64_t n = smaller(columns, ld - d);
         const sn_rows part = {.x = v->x + d, .ld = v->ld};
@@ -177,7 +177,7 @@ static void sums_of_listed(float *out, int64_t ld, const float *c, const sn_rows
             next = next_listed(count, k + 1, n_units);
             if (next < n_units)
                 sn_prefetch(out + next * ld + d, n);
-            weighted_sums(out + k * ld + d, ld, &one, 1, c + k * ld_rows, ld_rows, 1,
+            weighted_sums(out + k * ld + d, ld, &only, 1, c + k * ld_rows, ld_rows, 1,
                           &part, rows + k * ld_rows, count[k], n, keep);
         }
     }

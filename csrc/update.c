@@ -137,3 +137,13 @@ static void update_row(sn_parameters *p, int64_t row, const float *gradient,
     if (o->max_norm > 0.0f)
         limit_norm(w, p->ld, o->max_norm);
 }
+
+/* The end of a row's step, plain or not. */
+static void end_step(sn_parameters *p, int64_t row, int plain, const float *gradient,
+                     float bias_gradient, const sn_optimizer *o)
+{
+    if (plain)
+        end_plain(p, row, bias_gradient, o);
+    else
+        update_row(p, row, gradient, bias_gradient, o);
+}

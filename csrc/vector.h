@@ -121,17 +121,14 @@ SN_INLINE sn_four sn_sum_4(sn_vec a, sn_vec b, sn_vec c, sn_vec d)
 #define LOW(a, b)                                                                      \
     SN_SHUFFLE(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
 #define HIGH(a, b)                                                                     \
-    SN_SHUFFLE(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28,    \
-                            29, 30, 31)
+    SN_SHUFFLE(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31)
     const sn_vec ab = LOW(a, b) + HIGH(a, b), cd = LOW(c, d) + HIGH(c, d);
-    sn_vec all = SN_SHUFFLE(ab, cd, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18,
-                                         19, 24, 25, 26, 27) +
-                 SN_SHUFFLE(ab, cd, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22,
-                                         23, 28, 29, 30, 31);
-    all += SN_SHUFFLE(all, all, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14,
-                                   15, 12, 13);
-    all += SN_SHUFFLE(all, all, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13,
-                                   12, 15, 14);
+    sn_vec all = SN_SHUFFLE(ab, cd, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26,
+                            27) +
+                 SN_SHUFFLE(ab, cd, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30,
+                            31);
+    all += SN_SHUFFLE(all, all, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    all += SN_SHUFFLE(all, all, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
     return (sn_four){all[0], all[4], all[8], all[12]};
 #undef LOW
 #undef HIGH
