@@ -6,6 +6,7 @@
  */
 #include "layout.h"
 #include "stochnet.h"
+#include "transpose.h"
 #include "vector.h"
 
 /* A row of a call, and a block that it has. */
@@ -88,44 +89,6 @@ typedef struct {
 typedef void tile_function(block_units *, const sn_block_hit *, const sn_block_hit *end,
                            int64_t u, int64_t d);
 
-#if SN_LANES == 16
-#define EACH SN_EACH_16
-#elif SN_LANES == 8
-#define EACH SN_EACH_8
-#else
-#define EACH SN_EACH_4
-#endif
-
-/* v0, v1, ... of SN_LANES inputs each, unit by unit, become t0, t1, ... of SN_LANES units
-   each, input by input: each round interleaves the halves. */
-#define INTERLEAVE(a, i, j, b, low, high)                                              \
-    const sn_vec b##low = SN_INTERLEAVE_LOW(a##i, a##j);                               \
-    const sn_vec b##high = SN_INTERLEAVE_HIGH(a##i, a##j);
-#if SN_LANES == 16
-#define ROUND(a, b)                                                                    \
-    INTERLEAVE(a, 0, 8, b, 0, 1)                                                       \
-    INTERLEAVE(a, 1, 9, b, 2, 3)                                                       \
-    INTERLEAVE(a, 2, 10, b, 4, 5)                                                      \
-    INTERLEAVE(a, 3, 11, b, 6, 7)                                                      \
-    INTERLEAVE(a, 4, 12, b, 8, 9)                                                      \
-    INTERLEAVE(a, 5, 13, b, 10, 11)                                                    \
-    INTERLEAVE(a, 6, 14, b, 12, 13)                                                    \
-    INTERLEAVE(a, 7, 15, b, 14, 15)
-#define TRANSPOSE ROUND(v, p) ROUND(p, q) ROUND(q, s) ROUND(s, t)
-#elif SN_LANES == 8
-#define ROUND(a, b)                                                                    \
-    INTERLEAVE(a, 0, 4, b, 0, 1)                                                       \
-    INTERLEAVE(a, 1, 5, b, 2, 3)                                                       \
-    INTERLEAVE(a, 2, 6, b, 4, 5)                                                       \
-    INTERLEAVE(a, 3, 7, b, 6, 7)
-#define TRANSPOSE ROUND(v, p) ROUND(p, q) ROUND(q, t)
-#else
-#define ROUND(a, b)                                                                    \
-    INTERLEAVE(a, 0, 2, b, 0, 1)                                                       \
-    INTERLEAVE(a, 1, 3, b, 2, 3)
-#define TRANSPOSE ROUND(v, p) ROUND(p, t)
-#endif
-
 #define LOAD(i) sn_vec v##i = sn_load(of->unit[u + i] + d);
 
 /* What a tile does with each row that has its block, c being the row's outputs or their
@@ -134,7 +97,7 @@ typedef void tile_function(block_units *, const sn_block_hit *, const sn_block_h
     static void NAME(block_units *of, const sn_block_hit *hit,                         \
                      const sn_block_hit *end, int64_t u, int64_t d)                    \
     {                                                                                  \
-        EACH(LOAD)                                                                     \
+        SN_EACH_LANE(LOAD)                                                                     \
         PREPARE                                                                        \
         for (; hit < end; hit++) {                                                     \
             const int64_t row = of->rows[hit->row] * of->ld_x;                         \
@@ -160,9 +123,9 @@ SN_INLINE void prefetch_later(const block_units *of, const sn_block_hit *hit)
     prefetch_later(of, hit);                                                           \
     const float *x = of->x + row + d;                                                  \
     sn_vec sum = sn_load(c);                                                           \
-    EACH(STEP)                                                                         \
+    SN_EACH_LANE(STEP)                                                                         \
     sn_store(c, sum);
-DEFINE_TILE(dot_tile, TRANSPOSE, DOT, )
+DEFINE_TILE(dot_tile, SN_TRANSPOSE, DOT, )
 #undef STEP
 #undef DOT
 
@@ -174,8 +137,8 @@ DEFINE_TILE(dot_tile, TRANSPOSE, DOT, )
 #define WEIGHT                                                                         \
     prefetch_later(of, hit);                                                           \
     const sn_vec x = sn_load(of->x + row + d);                                         \
-    EACH(STEP)
-DEFINE_TILE(weight_tile, , WEIGHT, EACH(STORE))
+    SN_EACH_LANE(STEP)
+DEFINE_TILE(weight_tile, , WEIGHT, SN_EACH_LANE(STORE))
 #undef STEP
 #undef STORE
 #undef WEIGHT
@@ -185,17 +148,13 @@ DEFINE_TILE(weight_tile, , WEIGHT, EACH(STORE))
 #define INPUT                                                                          \
     float *x = of->dx + row + d;                                                       \
     sn_vec sum = sn_load(x);                                                           \
-    EACH(STEP)                                                                         \
+    SN_EACH_LANE(STEP)                                                                         \
     sn_store(x, sum);
 DEFINE_TILE(input_tile, , INPUT, )
 #undef STEP
 #undef INPUT
 #undef LOAD
 #undef DEFINE_TILE
-#undef TRANSPOSE
-#undef ROUND
-#undef INTERLEAVE
-#undef EACH
 
 /* Asks for a block's weights, of the units at hand; behind the last block are those of the
    next units. They need not exist. */

@@ -50,15 +50,20 @@ static void single_experts_forward(float *H, const sn_network *net,
     }
 }
 
-/* Experts of gates [first, end) on the rows listed for each, or on all where the estimator
-   credits all gates. */
+/* Whether all experts are computed, as the estimator credits gates that are off as well. */
+static int computes_all(const sn_layer *layer, const sn_pass *pass)
+{
+    return pass->training && layer->credit == SN_CREDIT_ALL;
+}
+
+/* Experts of gates [first, end) on the rows listed for each, or all. */
 static void experts_forward(float *H, const sn_network *net, const sn_layer *layer,
                             const sn_input *in, int64_t first, int64_t end,
                             const int32_t *rows, const int32_t *count,
                             const sn_pass *pass)
 {
     const int64_t ld = net->ld_rows, G = layer->experts_per_gate, n_rows = pass->n_rows;
-    const int all = pass->training && layer->credit == SN_CREDIT_ALL;
+    const int all = computes_all(layer, pass);
     for (int64_t k = first; k < end; k++)
         layer->reads[k] += G * (all ? n_rows : count[k]);
     if (all)
@@ -135,7 +140,8 @@ static void units_forward(sn_network *net, int64_t l, const sn_draw *draw,
                           const sn_pass *pass)
 {
     sn_layer *layer = net->layers + l;
-    const sn_input in = input_of(net, l, pass->index);
+    const sn_input in = computes_all(layer, pass) ? whole_input_of(net, l, pass)
+                                                  : input_of(net, l, pass->index);
     const int64_t width = sn_block_width(layer);
     const int last = l == net->n_layers - 1;
     const int32_t *rows = pass->training ? layer->credited : layer->rows;

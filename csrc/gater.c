@@ -30,7 +30,17 @@ typedef struct {
     float *row;      /* one row of weights */
     float *gradient; /* (UPDATE_UNITS) rows of weights */
     int32_t *index;  /* see input_of */
+    int is_sparse;   /* the network's input, in training; see sparse.c */
 } sn_pass;
+
+/* The input of layer l, with its nonzeros where all rows are multiplied by them. */
+static sn_input whole_input_of(const sn_network *net, int64_t l, const sn_pass *pass)
+{
+    sn_input in = input_of(net, l, pass->index);
+    in.nonzeros = l == 0 && pass->is_sparse ? &net->nonzeros : NULL;
+    in.panel = pass->gradient;
+    return in;
+}
 
 /* ---- Upwards ------------------------------------------------------------------------ */
 
@@ -46,7 +56,7 @@ static void hidden_forward(const sn_network *net, int64_t l, const sn_pass *pass
 {
     const int64_t n_rows = pass->n_rows;
     sn_layer *layer = net->layers + l;
-    const sn_input in = input_of(net, l, pass->index);
+    const sn_input in = whole_input_of(net, l, pass);
     const int64_t width = panel_width(layer->n_hidden), ld = layer->ld_hidden;
 #pragma omp for schedule(dynamic) collapse(2)
     for (int64_t first = 0; first < n_rows; first += PANEL_ROWS)
@@ -54,7 +64,7 @@ static void hidden_forward(const sn_network *net, int64_t l, const sn_pass *pass
             const int64_t n = smaller(width, layer->n_hidden - m);
             const int64_t rows = smaller(PANEL_ROWS, n_rows - first);
             float *U = layer->hidden_output + m;
-            input_products(U, 1, ld, &layer->hidden, m, n, &in, net->indices + first, rows);
+            row_products(U, 1, ld, &layer->hidden, m, n, &in, net->indices + first, rows);
             for (int64_t b = first; b < first + rows; b++)
                 tanh_row(U + b * ld, padded(n));
         }
@@ -67,8 +77,8 @@ static void unit_major_products(float *out, const sn_network *net, const sn_para
                                 int64_t n_rows)
 {
     for (int64_t b = 0; b < n_rows; b += PANEL_ROWS)
-        input_products(out + first * net->ld_rows, net->ld_rows, 1, p, first, end - first,
-                       in, net->indices + b, smaller(PANEL_ROWS, n_rows - b));
+        row_products(out + first * net->ld_rows, net->ld_rows, 1, p, first, end - first, in,
+                     net->indices + b, smaller(PANEL_ROWS, n_rows - b));
 }
 
 /* a (K, B), of gates [first, end) */

@@ -8,6 +8,8 @@ typedef struct {
     sn_rows rows; /* (B); with blocks only what they have, see sn_blocks */
     int has_blocks;
     sn_blocks blocks;
+    const sn_nonzeros *nonzeros; /* where they are fewer than pays for dot_products, or NULL */
+    float *panel;                /* scratch, (UPDATE_UNITS, ld), beside them */
 } sn_input;
 
 /* The filled chunks of a row: see sn_rows. Images, counts and indicators are zeros for the
@@ -75,6 +77,19 @@ static void input_products(float *out, int64_t ld_unit, int64_t ld_row,
     else
         dot_products(out, ld_unit, ld_row, w, p->ld, bias, n_units, &in->rows, rows,
                      n_rows, p->ld);
+}
+
+/* The same for successive rows, from rows[0] on. */
+static void row_products(float *out, int64_t ld_unit, int64_t ld_row,
+                         const sn_parameters *p, int64_t first, int64_t n_units,
+                         const sn_input *in, const int32_t *rows, int64_t n_rows)
+{
+    if (in->nonzeros)
+        sparse_products(out, ld_unit, ld_row, p->weight + first * p->ld, p->ld,
+                        p->bias + first, n_units, in->nonzeros, rows[0], rows[0] + n_rows,
+                        p->ld, in->panel);
+    else
+        input_products(out, ld_unit, ld_row, p, first, n_units, in, rows, n_rows);
 }
 
 /* w_i = keep w_i + sum over the listed rows of c[i, r] x_r. INOUT w (n_units, ld of x).

@@ -45,6 +45,15 @@ static inline int64_t piece_length(int64_t n)
     return padded((n - 1) / sn_piece_count(n) + 1);
 }
 
+/* The nonzeros of each piece are filled up with zeros to whole multiples of that many. */
+enum { NONZEROS_AT_ONCE = 8 };
+
+/* Most that is listed of a row of n floats whose nonzeros are: half of it. */
+static inline int64_t sn_nonzeros_length(int64_t n)
+{
+    return padded(n / 2 + sn_piece_count(n) * (NONZEROS_AT_ONCE - 1));
+}
+
 /* Gates of one block: at most 64 blocks, of at least 16 experts. Each block has its own
    partial sum of the readout, so the blocks are part of the result's definition. */
 static inline int64_t sn_block_width(const sn_layer *layer)

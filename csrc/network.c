@@ -44,6 +44,8 @@ static void copy_rows(const sn_network *net, const float *X, const int32_t *y,
             drop_inputs(net->input + b * ld, pass->row, net->input_dropout, pass->draw,
                         (uint32_t)b, ld);
         find_filled(net->filled + b * net->ld_filled, net->input + b * ld, ld);
+        if (y)
+            find_nonzeros(&net->nonzeros, b, net->input + b * ld, ld);
     }
 }
 
@@ -76,6 +78,7 @@ static void train_batch(sn_network *net, const sn_examples *examples, int64_t fi
     sn_pass pass = start_pass(net, n_rows, draw, 1);
     copy_rows(net, examples->X + from * net->layers->n_inputs, examples->y + from, order,
               &pass);
+    pass.is_sparse = is_sparse(net, n_rows);
     for (int64_t l = 0; l < net->n_layers; l++)
         layer_forward(net, l, &pass);
     readout_forward(net, n_rows, 1);

@@ -227,6 +227,14 @@ typedef struct {
     int32_t threaded;       /* whether this run's steps take all threads */
 } sn_pace;
 
+/* What rows have beside zeros, piece by piece (see PIECE). */
+typedef struct {
+    int32_t *column; /* (*, ld) counted from the piece's first */
+    float *value;    /* (*, ld) */
+    int32_t *end;    /* (*, pieces) where a piece's nonzeros end, and the next one's begin */
+    int64_t ld;      /* sn_nonzeros_length */
+} sn_nonzeros;
+
 typedef struct {
     int64_t n_layers, n_classes, ld_classes;
     sn_layer *layers;
@@ -240,6 +248,7 @@ typedef struct {
     float *input;           /* (B, ld_inputs of the first layer) */
     uint64_t *filled;       /* (B, ld_filled) its filled chunks, see sn_rows */
     int64_t ld_filled;
+    sn_nonzeros nonzeros;   /* (B) its nonzeros, in training */
     int32_t *target;        /* (B) */
     const int32_t *indices; /* (sn_index_count) 0, 1, 2, ... */
     float *partials;        /* (sn_partials_size) sums of blocks of gates */
@@ -294,6 +303,12 @@ typedef struct {
                          int64_t ld_w, const float *bias, int64_t n_units,
                          const sn_rows *x, const int32_t *rows, int64_t n_rows,
                          int64_t n);
+    void (*find_nonzeros)(const sn_nonzeros *nonzeros, int64_t b, const float *x,
+                          int64_t n);
+    void (*sparse_products)(float *out, int64_t ld_unit, int64_t ld_row, const float *w,
+                            int64_t ld_w, const float *bias, int64_t n_units,
+                            const sn_nonzeros *x, int64_t first, int64_t end, int64_t n,
+                            float *panel);
     void (*expert_forward)(float *H, int64_t ld_rows, const sn_parameters *expert,
                            int64_t experts_per_gate, const sn_rows *x,
                            const int32_t *rows, const int32_t *count, int64_t first,

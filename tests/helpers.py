@@ -161,10 +161,11 @@ def make_network(gater, shape, *, seed=0, main=None, gater_optimizer=None):
     return network
 
 
-def make_batch(shape, *, seed=0, n_rows=None, filled=1.0):
+def make_batch(shape, *, seed=0, n_rows=None, filled=1.0, nonzero=1.0):
     """Inputs and labels; the first row is all zeros, as blank pixels are.
 
-    The others are in all but a share `filled` of their chunks of 16.
+    Of the others a share `filled` of their chunks of 16 is not, and of all inputs there a
+    share `nonzero`.
     """
     rng = np.random.default_rng([seed, 1])
     n_rows = shape.n_rows if n_rows is None else n_rows
@@ -174,6 +175,8 @@ def make_batch(shape, *, seed=0, n_rows=None, filled=1.0):
     if filled < 1:
         empty = rng.random((n_rows, -(-shape.n_inputs // 16))) >= filled
         X[np.repeat(empty, 16, axis=1)[:, : shape.n_inputs]] = 0
+    if nonzero < 1:
+        X[rng.random(X.shape) >= nonzero] = 0
     return X, rng.integers(shape.n_classes, size=n_rows).astype(np.int32)
 
 
@@ -186,6 +189,7 @@ def make_problem(
     shift=0.0,
     all_fire=False,
     filled=1.0,
+    nonzero=1.0,
     **arguments,
 ):
     """Network and batch none of whose gates is about to flip at `step`.
@@ -198,14 +202,14 @@ def make_problem(
         Added to the gates' biases.
     all_fire : bool
         Whether every gate has to fire.
-    filled : float
+    filled, nonzero : float
         As in `make_batch`.
     """
     for seed in range(100):
         network = make_network(gater, shape, seed=seed, **arguments)
         for layer in network.layers:
             layer.gate.bias_values[:] += np.float32(shift)
-        X, y = make_batch(shape, seed=seed, filled=filled)
+        X, y = make_batch(shape, seed=seed, filled=filled, nonzero=nonzero)
         expected, noises = oracle_step(network, X, y, step)
         fire = all(layer.active.all() for layer in expected.layers)
         if margin(network, expected, noises) > flip and fire >= all_fire:

@@ -183,6 +183,16 @@ def test_step_on_inputs_with_zeros(name, filled):
     check_step(network, X, y, step=0)
 
 
+@pytest.mark.parametrize("nonzero", [0.02, 0.2])
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_step_on_sparse_inputs(name, options, nonzero):
+    """Of one layer or two: the upper one's input is the lower one's output."""
+    shape = Shape(50, 1100, (40, 9), (70, 33), 5)
+    gater = make(name, **options)
+    network, X, y = make_problem(gater, shape, nonzero=nonzero, flip=1e-6)
+    check_step(network, X, y, step=0)
+
+
 @pytest.mark.parametrize("name", GATERS)
 def test_step_of_several_panels(name):
     """With so many draws one comes closer to flipping, but not to within 1e-6."""

@@ -41,10 +41,12 @@ def network_of(name, optimizer=OPTIMIZER, shape=SHAPE):
     return network
 
 
-def results(name, batch_size, n_threads, optimizer=OPTIMIZER, shape=SHAPE):
+def results(
+    name, batch_size, n_threads, optimizer=OPTIMIZER, shape=SHAPE, nonzero=1.0
+):
     """All that a network learns and says, as a dict of arrays."""
     network = network_of(name, optimizer, shape)
-    X, y = make_batch(shape, n_rows=2 * batch_size + LAST)
+    X, y = make_batch(shape, n_rows=2 * batch_size + LAST, nonzero=nonzero)
     found = {
         "criteria": np.array(
             network.train(X, y, batch_size=batch_size, n_threads=n_threads)
@@ -91,6 +93,13 @@ def test_any_number_of_threads_gives_the_same_bits(name, batch_size):
     assert all(np.isfinite(array).all() for array in expected.values())
     for n_threads in THREADS[1:]:
         assert_same_bits(results(name, batch_size, n_threads), expected)
+
+
+@pytest.mark.parametrize("name", GATERS)
+def test_threads_and_sparse_inputs(name):
+    expected = results(name, LARGE, 1, nonzero=0.1)
+    for n_threads in THREADS[1:]:
+        assert_same_bits(results(name, LARGE, n_threads, nonzero=0.1), expected)
 
 
 @pytest.mark.parametrize("optimizer", [Optimizer(max_norm=1.5), OPTIMIZER])

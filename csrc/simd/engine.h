@@ -15,6 +15,7 @@
 #include "../gate.c"
 #include "../product.c"
 #include "../sums.c"
+#include "../sparse.c"
 #include "../block.c"
 #include "../loss.c"
 #include "../enumeration.c"
@@ -44,6 +45,8 @@ const sn_engine SN_ENGINE = {
     .active_rows = active_rows,
     .dot_products = dot_products,
     .find_filled = find_filled,
+    .find_nonzeros = find_nonzeros,
+    .sparse_products = sparse_products,
     .expert_forward = expert_forward,
     .weighted_sums = weighted_sums,
     .sums_of_listed = sums_of_listed,

@@ -3,7 +3,9 @@ import numpy as np
 
 from libc.stdint cimport uint64_t
 
-from stochnet._kernels.engine cimport engine, sn_piece_count, sn_row_length
+from stochnet._kernels.engine cimport (
+    engine, sn_nonzeros_length, sn_piece_count, sn_row_length,
+)
 
 ALIGNMENT = 64
 
@@ -85,3 +87,22 @@ cdef class Rows:
         for i in range(len(x)):
             engine.find_filled(&bits[i, 0], self.c.x + i * n, n)
         self.c.filled = &bits[0, 0] if len(x) else NULL
+
+
+cdef class Nonzeros:
+    """Lists of what padded rows, (n_rows, row_length(n)), have beside zeros."""
+
+    def __cinit__(self, x):
+        cdef Py_ssize_t b, n = x.shape[1], n_rows = len(x)
+        self.c.ld = sn_nonzeros_length(n)
+        column = np.empty((n_rows, self.c.ld), dtype=np.int32)
+        value = np.empty((n_rows, self.c.ld), dtype=np.float32)
+        end = np.empty((n_rows, sn_piece_count(n)), dtype=np.int32)
+        self.keep = column, value, end
+        self.c.column, self.c.end = integers(column, column.size), integers(end, end.size)
+        self.c.value = floats(value, value.size)
+        cdef const float *rows = const_floats(x, x.size)
+        for b in range(n_rows):
+            engine.find_nonzeros(&self.c, b, rows + b * n, n)
+        if (end[:, 0] < 0).any():
+            raise ValueError(f"More than half of row {end[:, 0].argmin()} is nonzero.")

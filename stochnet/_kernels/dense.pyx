@@ -1,10 +1,18 @@
-"""Products of all rows: the dense layers of the gater (csrc/product.c, csrc/sums.c)."""
+"""Products of all rows: the dense layers of the gater, and experts of which none is left
+out (csrc/product.c, csrc/sparse.c, csrc/sums.c).
+"""
 import numpy as np
 
-from stochnet._kernels.arrays cimport Rows, const_floats, floats, integers
+from libc.stdint cimport int64_t
+from stochnet._kernels.arrays cimport Nonzeros, Rows, const_floats, floats, integers
 from stochnet._kernels.engine cimport engine
 
 from stochnet._kernels.arrays import padded_rows
+
+
+cdef extern from "layout.h":
+    enum:
+        UPDATE_UNITS  # as wide as a panel
 
 
 def forward(x, weight):
@@ -29,6 +37,39 @@ def forward(x, weight):
         floats(out, out.size), len(x), 1, const_floats(weight, weight.size),
         weight.shape[1], NULL, len(weight), &inputs.c, integers(rows, len(x)), len(x),
         x.shape[1]
+    )
+    return out
+
+
+def sparse_forward(x, weight, bias, unit_major=True):
+    """weight @ x.T + bias[:, np.newaxis] from the nonzeros of x.
+
+    Parameters
+    ----------
+    x : array-like of shape (n_rows, n_inputs)
+        At most half of each row's inputs, padded to a multiple of 16, are nonzero.
+    weight : array-like of shape (n_units, n_inputs)
+    bias : array-like of shape (n_units,)
+    unit_major : bool
+        How the result lies in memory.
+
+    Returns
+    -------
+    ndarray of shape (n_units, n_rows), float32
+    """
+    x, weight = padded_rows(x), padded_rows(weight)
+    bias = np.array(bias, dtype=np.float32)
+    cdef int64_t n_units = len(weight), n_rows = len(x), n = x.shape[1]
+    if weight.shape[1] != n or bias.shape != (n_units,):
+        raise ValueError(f"x is {x.shape}, weight {weight.shape}, bias {bias.shape}.")
+    out = np.empty((n_units, n_rows), dtype=np.float32, order="C" if unit_major else "F")
+    panel = np.empty(UPDATE_UNITS * n, dtype=np.float32)
+    cdef Nonzeros inputs = Nonzeros(x)
+    engine.sparse_products(
+        floats(out.T if not unit_major else out, out.size), n_rows if unit_major else 1,
+        1 if unit_major else n_units, const_floats(weight, weight.size), n,
+        const_floats(bias, n_units), n_units, &inputs.c, 0, n_rows, n,
+        floats(panel, panel.size)
     )
     return out
 

@@ -186,6 +186,12 @@ cdef extern from "stochnet.h":
     ctypedef struct sn_pace:
         double mean[2]
 
+    ctypedef struct sn_nonzeros:
+        int32_t *column
+        float *value
+        int32_t *end
+        int64_t ld
+
     ctypedef struct sn_network:
         int64_t n_layers
         int64_t n_classes
@@ -201,6 +207,7 @@ cdef extern from "stochnet.h":
         float *input
         uint64_t *filled
         int64_t ld_filled
+        sn_nonzeros nonzeros
         int32_t *target
         const int32_t *indices
         float *partials
@@ -246,6 +253,11 @@ cdef extern from "stochnet.h":
         void (*dot_products)(
             float *, int64_t, int64_t, const float *, int64_t, const float *, int64_t,
             const sn_rows *, const int32_t *, int64_t, int64_t) noexcept nogil
+        void (*find_nonzeros)(
+            const sn_nonzeros *, int64_t, const float *, int64_t) noexcept nogil
+        void (*sparse_products)(
+            float *, int64_t, int64_t, const float *, int64_t, const float *, int64_t,
+            const sn_nonzeros *, int64_t, int64_t, int64_t, float *) noexcept nogil
         void (*expert_forward)(
             float *, int64_t, const sn_parameters *, int64_t, const sn_rows *,
             const int32_t *, const int32_t *, int64_t, int64_t) noexcept nogil
@@ -285,6 +297,7 @@ cdef extern from "layout.h":
     int64_t padded(int64_t n) noexcept nogil
     int64_t sn_row_length(int64_t n) noexcept nogil
     int64_t sn_piece_count(int64_t n) noexcept nogil
+    int64_t sn_nonzeros_length(int64_t n) noexcept nogil
     int64_t sn_partials_size(const sn_network *net) noexcept nogil
     int64_t sn_index_count(const sn_network *net) noexcept nogil
     int64_t sn_scratch_size(const sn_network *net) noexcept nogil

@@ -1,0 +1,46 @@
+/* Squares of as many vectors as a vector has lanes. */
+#ifndef SN_TRANSPOSE_H
+#define SN_TRANSPOSE_H
+
+#include "vector.h"
+
+#if SN_LANES == 16
+#define SN_EACH_LANE SN_EACH_16
+#elif SN_LANES == 8
+#define SN_EACH_LANE SN_EACH_8
+#else
+#define SN_EACH_LANE SN_EACH_4
+#endif
+
+#define SN_INTERLEAVE(a, i, j, b, low, high)                                           \
+    const sn_vec b##low = SN_INTERLEAVE_LOW(a##i, a##j);                               \
+    const sn_vec b##high = SN_INTERLEAVE_HIGH(a##i, a##j);
+
+/* Vectors t0, t1, ... of which ti has lane i of v0, v1, ...: each round interleaves the
+   halves. */
+#if SN_LANES == 16
+#define SN_ROUND(a, b)                                                                 \
+    SN_INTERLEAVE(a, 0, 8, b, 0, 1)                                                    \
+    SN_INTERLEAVE(a, 1, 9, b, 2, 3)                                                    \
+    SN_INTERLEAVE(a, 2, 10, b, 4, 5)                                                   \
+    SN_INTERLEAVE(a, 3, 11, b, 6, 7)                                                   \
+    SN_INTERLEAVE(a, 4, 12, b, 8, 9)                                                   \
+    SN_INTERLEAVE(a, 5, 13, b, 10, 11)                                                 \
+    SN_INTERLEAVE(a, 6, 14, b, 12, 13)                                                 \
+    SN_INTERLEAVE(a, 7, 15, b, 14, 15)
+#define SN_TRANSPOSE SN_ROUND(v, p) SN_ROUND(p, q) SN_ROUND(q, s) SN_ROUND(s, t)
+#elif SN_LANES == 8
+#define SN_ROUND(a, b)                                                                 \
+    SN_INTERLEAVE(a, 0, 4, b, 0, 1)                                                    \
+    SN_INTERLEAVE(a, 1, 5, b, 2, 3)                                                    \
+    SN_INTERLEAVE(a, 2, 6, b, 4, 5)                                                    \
+    SN_INTERLEAVE(a, 3, 7, b, 6, 7)
+#define SN_TRANSPOSE SN_ROUND(v, p) SN_ROUND(p, q) SN_ROUND(q, t)
+#else
+#define SN_ROUND(a, b)                                                                 \
+    SN_INTERLEAVE(a, 0, 2, b, 0, 1)                                                    \
+    SN_INTERLEAVE(a, 1, 3, b, 2, 3)
+#define SN_TRANSPOSE SN_ROUND(v, p) SN_ROUND(p, t)
+#endif
+
+#endif
