@@ -92,10 +92,23 @@ static void train_batch(sn_network *net, const sn_examples *examples, int64_t fi
     }
 }
 
+/* Whether a step left weights that are not finite since this was last asked. */
+static int weights_failed(sn_network *net)
+{
+    int32_t failed = net->readout.failed | net->readout_bias.failed;
+    net->readout.failed = net->readout_bias.failed = 0;
+    for (int64_t l = 0; l < net->n_layers; l++) {
+        sn_layer *layer = net->layers + l;
+        failed |= layer->hidden.failed | layer->gate.failed | layer->expert.failed;
+        layer->hidden.failed = layer->gate.failed = layer->expert.failed = 0;
+    }
+    return failed;
+}
+
 /* Mini-batch steps over all examples.
    OUT loss, penalty: sums over mini-batches of the mean cross-entropy times rows, and
    of the penalties times rows. Returns -1, or the index of the first mini-batch whose
-   loss is not finite; nothing after it is computed. */
+   loss is not finite or that left weights that are not; nothing after it is computed. */
 static int64_t train(double *loss, double *penalty, sn_network *net,
                      const sn_examples *examples, int32_t n_threads)
 {
@@ -119,7 +132,7 @@ static int64_t train(double *loss, double *penalty, sn_network *net,
         double sum = 0.0;
         for (int64_t b = 0; b < n_rows; b++)
             sum += (double)net->loss[b];
-        if (!isfinite(sum))
+        if (weights_failed(net) || !isfinite(sum))
             failed = (int64_t)(draw.step - examples->step);
         *loss += sum;
         for (int64_t l = 0; l < net->n_layers; l++)

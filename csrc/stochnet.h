@@ -169,6 +169,7 @@ typedef struct {
     float *weight_state[2];  /* momentum; or Adam's moments; or the gradient */
     float *bias_state[2];
     int32_t *steps;          /* (n_rows) updates taken, for Adam */
+    int32_t failed;          /* whether a step left a row that is not finite */
 } sn_parameters;
 
 /* ---- A conditional layer and the network --------------------------------------- */

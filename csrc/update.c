@@ -45,33 +45,57 @@ static float adam_rate(const sn_optimizer *o, int32_t step)
     return (float)((double)o->learning_rate * sqrt(c2) / c1);
 }
 
-/* Four sums at a time: one alone would wait for each of its additions. */
-static float sum_of_squares(const float *w, int64_t n)
-{
+/* Sum over w of TERM. Four sums at a time: one alone would wait for each addition. */
 #define START(j) sn_vec sum##j = {0};
-#define ADD(j) sum##j += sn_load(w + i + j * SN_LANES) * sn_load(w + i + j * SN_LANES);
-    enum { FOUR = 4 * SN_LANES };
-    int64_t i = 0;
-    SN_EACH_4(START)
-    for (; i + FOUR <= n; i += FOUR) {
-        SN_EACH_4(ADD)
+#define LOAD(j) const sn_vec w##j = sn_load(w + i + j * SN_LANES);
+#define ADD(j) sum##j += TERM(w##j);
+#define DEFINE_SUM(NAME)                                                               \
+    static float NAME(const float *w, int64_t n)                                       \
+    {                                                                                  \
+        enum { FOUR = 4 * SN_LANES };                                                  \
+        int64_t i = 0;                                                                 \
+        SN_EACH_4(START)                                                               \
+        for (; i + FOUR <= n; i += FOUR) {                                             \
+            SN_EACH_4(LOAD)                                                            \
+            SN_EACH_4(ADD)                                                             \
+        }                                                                              \
+        for (; i < n; i += SN_LANES) {                                                 \
+            LOAD(0)                                                                    \
+            ADD(0)                                                                     \
+        }                                                                              \
+        return sn_sum((sum0 + sum1) + (sum2 + sum3));                                  \
     }
-    for (; i < n; i += SN_LANES) {
-        ADD(0)
-    }
-    return sn_sum((sum0 + sum1) + (sum2 + sum3));
+#define TERM(w) (w * w)
+DEFINE_SUM(sum_of_squares)
+#undef TERM
+#define TERM(w) (w * 0.0f) /* not a number where w is infinite or none */
+DEFINE_SUM(sum_of_zeros)
+#undef TERM
 #undef START
+#undef LOAD
 #undef ADD
-}
+#undef DEFINE_SUM
 
-static void limit_norm(float *w, int64_t n, float limit)
+/* Returns whether the row is known to be finite. */
+static int limit_norm(float *w, int64_t n, float limit)
 {
     const float sum = sum_of_squares(w, n);
     if (!(sum > limit * limit))
-        return;
+        return !isnan(sum);
     const float scale = limit / sqrtf(sum);
     for (int64_t i = 0; i < n; i++)
         w[i] *= scale;
+    return isfinite(sum);
+}
+
+/* The end of a step of row `row`: max-norm, and a note of what is not finite, while the row
+   is in cache. Several threads may make the note. */
+static void finish_row(sn_parameters *p, int64_t row, const sn_optimizer *o)
+{
+    float *w = p->weight + row * p->ld;
+    const int finite = o->max_norm > 0.0f && limit_norm(w, p->ld, o->max_norm);
+    if ((!finite && sum_of_zeros(w, p->ld) != 0.0f) || (p->bias && !isfinite(p->bias[row])))
+        __atomic_store_n(&p->failed, 1, __ATOMIC_RELAXED);
 }
 
 /* Whether a row's step is w <- keep w - rate g, then its norm: a kernel can add the
@@ -89,16 +113,6 @@ static float plain_keep(const sn_optimizer *o)
 static int is_frozen(const sn_optimizer *o)
 {
     return o->solver != SN_GRADIENT && o->learning_rate == 0.0f;
-}
-
-/* What is left of a plain step once the weights have taken the gradient. */
-static void end_plain(sn_parameters *p, int64_t row, float bias_gradient,
-                      const sn_optimizer *o)
-{
-    if (p->bias)
-        p->bias[row] -= o->learning_rate * bias_gradient;
-    if (o->max_norm > 0.0f)
-        limit_norm(p->weight + row * p->ld, p->ld, o->max_norm);
 }
 
 /* One step on row `row` of p. L2 decay and max-norm act on weights, not on biases.
@@ -134,16 +148,19 @@ static void update_row(sn_parameters *p, int64_t row, const float *gradient,
         if (bias)
             update_sgd(bias, bias_state[0], &bias_gradient, 1, o, 0.0f);
     }
-    if (o->max_norm > 0.0f)
-        limit_norm(w, p->ld, o->max_norm);
+    finish_row(p, row, o);
 }
 
-/* The end of a row's step, plain or not. */
+/* The rest of a row's step: all of it, but for a plain one, whose weights have taken the
+   gradient already. */
 static void end_step(sn_parameters *p, int64_t row, int plain, const float *gradient,
                      float bias_gradient, const sn_optimizer *o)
 {
-    if (plain)
-        end_plain(p, row, bias_gradient, o);
-    else
+    if (!plain) {
         update_row(p, row, gradient, bias_gradient, o);
+        return;
+    }
+    if (p->bias)
+        p->bias[row] -= o->learning_rate * bias_gradient;
+    finish_row(p, row, o);
 }

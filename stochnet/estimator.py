@@ -519,12 +519,14 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         """
         first = not self.__sklearn_is_fitted__()
         X, y = self._validate(X, y, reset=first)
-        check_classification_targets(y)
+        if first:
+            check_classification_targets(y)
         if classes is not None:
             _check_classes(np.unique(classes))
         _check_partial_fit_first_call(self, classes)
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
+            check_classification_targets(y)  # what is wrong may be more than a label
             raise ValueError(
                 f"`y` has classes not in `self.classes_`. `self.classes_` has "
                 f"{self.classes_}. 'y' has {np.unique(y)}."

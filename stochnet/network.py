@@ -408,7 +408,8 @@ class Network:
         loss, penalty : float
             Means over the examples.
         failed : int
-            First mini-batch whose loss is not finite, or -1.
+            First mini-batch whose loss is not finite, or that left weights that are
+            not; or -1.
         """
         kernels = self._bind_training(max(batch_size, capacity or 0), n_threads)
         kernels.set_learning_rates(

@@ -246,8 +246,6 @@ class Trainer:
                 network.add_to_average()
             total += loss * (stop - start)
             start = stop
-        if network.first_nonfinite():
-            self._fail(epoch)
         self.history.loss.append(total / n)
         self.history.density.append(
             [float(layer.fired.mean() / n) for layer in network.layers]

@@ -164,8 +164,8 @@ def make_network(gater, shape, *, seed=0, main=None, gater_optimizer=None):
 def make_batch(shape, *, seed=0, n_rows=None, filled=1.0, nonzero=1.0):
     """Inputs and labels; the first row is all zeros, as blank pixels are.
 
-    Of the others a share `filled` of their chunks of 16 is not, and of all inputs there a
-    share `nonzero`.
+    Of the others a share `filled` of their chunks of 16 is not, and of all inputs
+    there a share `nonzero`.
     """
     rng = np.random.default_rng([seed, 1])
     n_rows = shape.n_rows if n_rows is None else n_rows

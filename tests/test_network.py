@@ -579,15 +579,47 @@ def test_failed_is_where_the_bad_row_comes(name):
 
 @pytest.mark.parametrize("name", SPARSE_NAMES)
 def test_a_gate_that_is_not_a_number_is_closed(name):
-    """The loss does not show it: whoever trains has to ask `first_nonfinite`."""
+    """The loss does not show it, but the step of its weights does."""
     X, y = make_batch(Shape())
     network = make_network(make(name), Shape())
     network.layers[0].gate.values[:] = np.nan
     loss, _, failed = network.train(X, y, batch_size=len(X))
-    assert failed == -1
+    assert failed == 0
     assert np.isfinite(loss)
     assert not network.layers[0].fired.any()
     assert network.first_nonfinite() == "layer 1 (hidden)"
+
+
+LARGEST = np.finfo(np.float32).max
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+@pytest.mark.parametrize("name", ["0.hidden", "0.gate", "0.expert", "readout"])
+def test_failed_is_the_batch_that_leaves_a_bad_weight(name, momentum):
+    """Inputs are zeros and a class is never met: decay alone moves weights, upwards."""
+    X, y = np.zeros((8, Shape().n_inputs), np.float32), np.zeros(8, np.int32)
+    for alpha, expected in ((0.0, -1), (-4.0, 1)):
+        growing = Optimizer(learning_rate=1.0, alpha=alpha, momentum=momentum)
+        network = make_network(
+            make("sigmoid"), Shape(), main=growing, gater_optimizer=growing
+        )
+        for biased in ("0.hidden", "0.gate", "0.expert"):
+            group(network, biased).bias_values[:] = 0.0
+        network.readout_bias.values[0, -1] = -1e4
+        group(network, name).values[-1, -1] = LARGEST / 3
+        loss, _, failed = network.train(X, y, batch_size=4)
+        assert failed == expected
+        assert np.isfinite(loss)
+
+
+@pytest.mark.parametrize("rates", [(np.inf, 0.1), (0.1, np.inf)])
+@pytest.mark.parametrize("name", GATERS)
+def test_failed_is_the_batch_whose_step_is_infinite(name, rates):
+    X, y = make_batch(Shape())
+    network = make_network(make(name), Shape())
+    loss, _, failed = network.train(X, y, batch_size=len(X), rates=rates)
+    assert failed == 0
+    assert np.isfinite(loss)
 
 
 @pytest.mark.parametrize("name", GATERS)

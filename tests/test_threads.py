@@ -41,9 +41,7 @@ def network_of(name, optimizer=OPTIMIZER, shape=SHAPE):
     return network
 
 
-def results(
-    name, batch_size, n_threads, optimizer=OPTIMIZER, shape=SHAPE, nonzero=1.0
-):
+def results(name, batch_size, n_threads, optimizer=OPTIMIZER, shape=SHAPE, nonzero=1.0):
     """All that a network learns and says, as a dict of arrays."""
     network = network_of(name, optimizer, shape)
     X, y = make_batch(shape, n_rows=2 * batch_size + LAST, nonzero=nonzero)

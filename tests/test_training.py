@@ -466,17 +466,9 @@ def test_failure_names_epoch_and_layer(group, place):
         trainer.run_epoch(X, y, 6)
 
 
-@pytest.mark.parametrize("failed", [-1, 0])
-def test_failure_is_a_bad_loss_or_a_bad_weight(failed):
-    """Also a weight that only the last step of an epoch has spoiled."""
+def test_failure_without_a_bad_weight():
     trainer = make_trainer()
     X, y = make_batch(SHAPES[1])
-    trainer.network.train = lambda *args, **kwargs: (0.0, 0.0, failed)
-    if failed < 0:
-        trainer.run_epoch(X, y, 0)
-        trainer.network.readout.weight[0, 0] = np.inf
-        place = "readout"
-    else:
-        place = "the softmax's input"
-    with pytest.raises(ValueError, match=f"in epoch 1, in {place}\\."):
+    trainer.network.train = lambda *args, **kwargs: (0.0, 0.0, 0)
+    with pytest.raises(ValueError, match=r"in epoch 1, in the softmax's input\."):
         trainer.run_epoch(X, y, 0)

@@ -99,7 +99,8 @@ cdef class Nonzeros:
         value = np.empty((n_rows, self.c.ld), dtype=np.float32)
         end = np.empty((n_rows, sn_piece_count(n)), dtype=np.int32)
         self.keep = column, value, end
-        self.c.column, self.c.end = integers(column, column.size), integers(end, end.size)
+        self.c.column = integers(column, column.size)
+        self.c.end = integers(end, end.size)
         self.c.value = floats(value, value.size)
         cdef const float *rows = const_floats(x, x.size)
         for b in range(n_rows):

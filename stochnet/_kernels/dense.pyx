@@ -1,5 +1,5 @@
-"""Products of all rows: the dense layers of the gater, and experts of which none is left
-out (csrc/product.c, csrc/sparse.c, csrc/sums.c).
+"""Products of all rows: the gater's dense layers, and experts of which none is left out
+(csrc/product.c, csrc/sparse.c, csrc/sums.c).
 """
 import numpy as np
 
@@ -62,16 +62,18 @@ def sparse_forward(x, weight, bias, unit_major=True):
     cdef int64_t n_units = len(weight), n_rows = len(x), n = x.shape[1]
     if weight.shape[1] != n or bias.shape != (n_units,):
         raise ValueError(f"x is {x.shape}, weight {weight.shape}, bias {bias.shape}.")
-    out = np.empty((n_units, n_rows), dtype=np.float32, order="C" if unit_major else "F")
+    lines = (n_units, n_rows) if unit_major else (n_rows, n_units)
+    cdef int64_t ld_unit = n_rows if unit_major else 1
+    cdef int64_t ld_row = 1 if unit_major else n_units
+    out = np.empty(lines, dtype=np.float32)
     panel = np.empty(UPDATE_UNITS * n, dtype=np.float32)
     cdef Nonzeros inputs = Nonzeros(x)
     engine.sparse_products(
-        floats(out.T if not unit_major else out, out.size), n_rows if unit_major else 1,
-        1 if unit_major else n_units, const_floats(weight, weight.size), n,
+        floats(out, out.size), ld_unit, ld_row, const_floats(weight, weight.size), n,
         const_floats(bias, n_units), n_units, &inputs.c, 0, n_rows, n,
         floats(panel, panel.size)
     )
-    return out
+    return out if unit_major else out.T
 
 
 def weighted_sum(coefficients, rows):

@@ -131,6 +131,7 @@ cdef extern from "stochnet.h":
         float *weight_state[2]
         float *bias_state[2]
         int32_t *steps
+        int32_t failed
 
     ctypedef struct sn_layer:
         int64_t n_inputs

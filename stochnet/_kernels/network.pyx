@@ -255,7 +255,8 @@ cdef class NetworkKernels:
         loss, penalty : float
             Sums over mini-batches of criterion and penalty times rows.
         failed : int
-            First mini-batch whose loss is not finite, or -1.
+            First mini-batch whose loss is not finite, or that left weights that are
+            not; or -1.
         """
         cdef sn_examples examples
         cdef double loss = 0.0, penalty = 0.0
