@@ -171,6 +171,7 @@ static void update_units(sn_parameters *p, int64_t first, int64_t n_units,
                    plain ? plain_keep(optimizer) : 1.0f);
         for (int64_t i = 0; i < width; i++)
             end_step(p, row + i, plain, gradient + i * p->ld, bias_gradient[i], optimizer);
+        check_rows(p, row, width, optimizer);
     }
 }
 
@@ -200,7 +201,9 @@ static void update_listed_units(sn_parameters *p, int64_t first, int64_t end,
                    count + first, ld_rows, end - first, n_rows,
                    plain ? plain_keep(optimizer) : 1.0f);
     for (int64_t k = next_listed(count, first, end); k < end;
-         k = next_listed(count, k + 1, end))
+         k = next_listed(count, k + 1, end)) {
         end_step(p, k, plain, gradient + (k - first) * p->ld, bias_gradient[k - first],
                  optimizer);
+        check_rows(p, k, 1, optimizer);
+    }
 }

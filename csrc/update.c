@@ -76,26 +76,39 @@ DEFINE_SUM(sum_of_zeros)
 #undef ADD
 #undef DEFINE_SUM
 
-/* Returns whether the row is known to be finite. */
-static int limit_norm(float *w, int64_t n, float limit)
+/* Several threads may say so. */
+static void say_failed(sn_parameters *p)
 {
-    const float sum = sum_of_squares(w, n);
-    if (!(sum > limit * limit))
-        return !isnan(sum);
-    const float scale = limit / sqrtf(sum);
-    for (int64_t i = 0; i < n; i++)
-        w[i] *= scale;
-    return isfinite(sum);
+    __atomic_store_n(&p->failed, 1, __ATOMIC_RELAXED);
 }
 
-/* The end of a step of row `row`: max-norm, and a note of what is not finite, while the row
-   is in cache. Several threads may make the note. */
-static void finish_row(sn_parameters *p, int64_t row, const sn_optimizer *o)
+static void limit_norm(sn_parameters *p, int64_t row, float limit)
 {
-    float *w = p->weight + row * p->ld;
-    const int finite = o->max_norm > 0.0f && limit_norm(w, p->ld, o->max_norm);
-    if ((!finite && sum_of_zeros(w, p->ld) != 0.0f) || (p->bias && !isfinite(p->bias[row])))
-        __atomic_store_n(&p->failed, 1, __ATOMIC_RELAXED);
+    const int64_t n = p->ld;
+    float *w = p->weight + row * n;
+    const float sum = sum_of_squares(w, n);
+    if (sum > limit * limit) {
+        const float scale = limit / sqrtf(sum);
+        for (int64_t i = 0; i < n; i++)
+            w[i] *= scale;
+    }
+    if (!isfinite(sum) && sum_of_zeros(w, n) != 0.0f)
+        say_failed(p);
+}
+
+/* Sets p->failed if a step of rows [first, first + n_rows) left some that are not finite,
+   which nothing else may show: a gate whose weights are no numbers is closed. To be called
+   while they are in cache; where norms are limited, limit_norm has looked at the weights. */
+static void check_rows(sn_parameters *p, int64_t first, int64_t n_rows,
+                       const sn_optimizer *o)
+{
+    float zero = 0.0f;
+    if (!(o->max_norm > 0.0f))
+        zero = sum_of_zeros(p->weight + first * p->ld, n_rows * p->ld);
+    for (int64_t i = first; p->bias && i < first + n_rows; i++)
+        zero += p->bias[i] * 0.0f;
+    if (zero != 0.0f)
+        say_failed(p);
 }
 
 /* Whether a row's step is w <- keep w - rate g, then its norm: a kernel can add the
@@ -148,7 +161,8 @@ static void update_row(sn_parameters *p, int64_t row, const float *gradient,
         if (bias)
             update_sgd(bias, bias_state[0], &bias_gradient, 1, o, 0.0f);
     }
-    finish_row(p, row, o);
+    if (o->max_norm > 0.0f)
+        limit_norm(p, row, o->max_norm);
 }
 
 /* The rest of a row's step: all of it, but for a plain one, whose weights have taken the
@@ -162,5 +176,6 @@ static void end_step(sn_parameters *p, int64_t row, int plain, const float *grad
     }
     if (p->bias)
         p->bias[row] -= o->learning_rate * bias_gradient;
-    finish_row(p, row, o);
+    if (o->max_norm > 0.0f)
+        limit_norm(p, row, o->max_norm);
 }
