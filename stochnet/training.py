@@ -69,48 +69,74 @@ class CalibrationRows:
         )
         self.seed = network.seed
         self.n_seen = 0
-        self._highest = (
-            None  # priority that a row must stay below, once there are enough
-        )
-        self._pieces = []  # (priority, X, y) of the rows that may be in the sample
+        self._n = 0  # rows of the sample: the first of each array
+        self._arrays = {
+            "priority": np.empty(0, dtype=np.uint64),
+            "position": np.empty(0, dtype=np.uint64),
+            "X": np.empty((0, network.layers[0].n_inputs), dtype=np.float32),
+            "y": np.empty(0, dtype=np.int32),
+        }
 
     def add(self, X, y):
-        """See more rows."""
+        """See more rows: those that stay take the places of those that go."""
         position = np.arange(self.n_seen, self.n_seen + len(X), dtype=np.uint64)
         self.n_seen += len(X)
         priority = _hash(position, self.seed)
-        keep = self._lowest(priority)
-        if self._highest is not None:
-            keep = keep[priority[keep] < self._highest]
-        self._pieces.append((priority[keep], X[keep], y[keep]))
-        # not each time: a mini-batch would cost a copy of the sample
-        if sum(len(piece[0]) for piece in self._pieces) > 2 * self.capacity:
-            self._merge()
+        new = np.flatnonzero(priority <= self._highest())
+        stays = self._lowest(
+            np.concatenate([self._arrays["priority"][: self._n], priority[new]])
+        )
+        new = new[stays[self._n :]]
+        places = np.flatnonzero(~stays[: self._n])
+        n_more = len(new) - len(places)
+        places = np.append(places, np.arange(self._n, self._n + n_more))
+        self._reserve(self._n + n_more)
+        self._n += n_more
+        rows = {"priority": priority, "position": position, "X": X, "y": y}
+        for name, array in self._arrays.items():
+            array[places] = rows[name][new]
+
+    def _highest(self):
+        """Priority above which no row is kept."""
+        if self._n < self.capacity:
+            return np.iinfo(np.uint64).max
+        return self._arrays["priority"][: self._n].max()
 
     def _lowest(self, priority):
-        """Indices of the rows to keep, ascending: in the order in which they came."""
-        return np.sort(np.argsort(priority, kind="stable")[: self.capacity])
+        """Mask of those that are kept."""
+        if len(priority) <= self.capacity:
+            return np.ones(len(priority), dtype=bool)
+        mask = np.zeros(len(priority), dtype=bool)
+        mask[np.argpartition(priority, self.capacity)[: self.capacity]] = True
+        return mask
 
-    def _merge(self):
-        """Make one piece of all, the sample itself, and return it."""
-        if len(self._pieces) > 1:
-            merged = [np.concatenate(part) for part in zip(*self._pieces, strict=True)]
-            keep = self._lowest(merged[0])
-            self._pieces = [tuple(part[keep] for part in merged)]
-        priority = self._pieces[0][0]
-        if len(priority) == self.capacity:
-            self._highest = priority.max()
-        return self._pieces[0]
+    def _reserve(self, n):
+        """Make place for n rows, and for more to come."""
+        if n > len(self._arrays["y"]):
+            n_places = min(self.capacity, max(n, 2 * len(self._arrays["y"])))
+            for name, array in self._arrays.items():
+                larger = np.zeros((n_places, *array.shape[1:]), dtype=array.dtype)
+                larger[: self._n] = array[: self._n]
+                self._arrays[name] = larger
+
+    def _in_order(self, name):
+        """One of the arrays of the sample, its rows in the order in which they came."""
+        position = self._arrays["position"][: self._n]
+        if (position[1:] < position[:-1]).any():
+            order = np.argsort(position)
+            for array in self._arrays.values():
+                array[: self._n] = array[order]
+        return self._arrays[name][: self._n]
 
     @property
     def X(self):  # noqa: N802, the name of the field
         """Rows of the sample, (n, n_inputs), float32."""
-        return self._merge()[1]
+        return self._in_order("X")
 
     @property
     def y(self):
         """Their class indices, (n,), int32."""
-        return self._merge()[2]
+        return self._in_order("y")
 
 
 def _hash(position, seed):

@@ -91,8 +91,8 @@ def test_threshold_for_rare_gates_is_the_largest_score():
 
 
 def bare_network(n_units=(5,), n_inputs=2, seed=0):
-    layers = [SimpleNamespace(n_units=n) for n in n_units]
-    return SimpleNamespace(layers=layers, n_inputs=n_inputs, seed=seed)
+    layers = [SimpleNamespace(n_units=n, n_inputs=n_inputs) for n in n_units]
+    return SimpleNamespace(layers=layers, seed=seed)
 
 
 def numbered_rows(n):
