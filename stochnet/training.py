@@ -111,13 +111,19 @@ class CalibrationRows:
         return mask
 
     def _reserve(self, n):
-        """Make place for n rows, and for more to come."""
-        if n > len(self._arrays["y"]):
-            n_places = min(self.capacity, max(n, 2 * len(self._arrays["y"])))
+        """Make place for n rows; for all that will be kept where more come later."""
+        n_places = len(self._arrays["y"])
+        if n > n_places:
+            n_places = n if n_places == 0 else self.capacity
             for name, array in self._arrays.items():
                 larger = np.zeros((n_places, *array.shape[1:]), dtype=array.dtype)
                 larger[: self._n] = array[: self._n]
                 self._arrays[name] = larger
+
+    def __getstate__(self):
+        """The sample, without the places that are left."""
+        rows = {name: array[: self._n] for name, array in self._arrays.items()}
+        return self.__dict__ | {"_arrays": rows}
 
     def _in_order(self, name):
         """One of the arrays of the sample, its rows in the order in which they came."""

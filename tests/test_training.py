@@ -1,5 +1,6 @@
 """Thresholds, the rows that they are chosen on, rates, and what an epoch records."""
 
+import pickle
 from types import SimpleNamespace
 
 import numpy as np
@@ -142,6 +143,15 @@ def test_pieces_give_the_sample_of_all_at_once(pieces):
     np.testing.assert_array_equal(in_pieces.X, at_once.X)
     np.testing.assert_array_equal(in_pieces.y, at_once.y)
     assert at_once.n_seen == in_pieces.n_seen == 2500
+
+
+def test_a_pickle_goes_on_with_the_sample_and_holds_nothing_else():
+    rows, (X, y) = sample(300, pieces=3), numbered_rows(2500)
+    assert len(pickle.dumps(rows)) < 300 * 40 + 1000
+    copied = pickle.loads(pickle.dumps(rows))
+    copied.add(X[300:], y[300:])
+    np.testing.assert_array_equal(copied.X, sample(2500).X)
+    np.testing.assert_array_equal(rows.y, y[:300])
 
 
 def test_no_rows_change_nothing():
