@@ -138,6 +138,20 @@ DEFINE_SPARSE_DOT(sparse_dot_narrow, 4, 2)
 #undef FINISH_AT_4
 #undef FINISH_AT_8
 
+/* sum (n_rows, width) = panel' x over piece p of `pieces`, for rows from `first` on. */
+static void panel_sums(float *sum, int64_t width, const float *panel,
+                       const sn_nonzeros *x, int64_t p, int64_t pieces, int64_t first,
+                       int64_t n_rows)
+{
+    for (int64_t r = 0; r < n_rows; r++) {
+        const int32_t *end = x->end + (first + r) * pieces + p;
+        const int32_t start = p > 0 ? end[-1] : 0;
+        const int64_t at = (first + r) * x->ld + start;
+        (width == WIDE ? sparse_dot_wide : sparse_dot_narrow)(
+            sum + r * width, panel, x->column + at, x->value + at, end[0] - start);
+    }
+}
+
 /* out[i, r] = bias[i] + sum[r, i], or added to what is there. OUT o: row r at r of it.
    IN sum (n_rows, width). */
 static void store_sums(const dot_output *o, const float *sum, int64_t width,
@@ -173,9 +187,8 @@ static void sparse_products(float *out, int64_t ld_unit, int64_t ld_row, const f
     const int64_t length = piece_length(n), pieces = sn_piece_count(n);
     float sum[ROWS_TOGETHER * WIDE];
     for (int64_t i = 0, width; i < n_units; i += width) {
-        const int wide = n_units - i > NARROW;
-        const int64_t units = smaller(wide ? WIDE : NARROW, n_units - i);
-        width = wide ? WIDE : NARROW;
+        width = n_units - i > NARROW ? WIDE : NARROW;
+        const int64_t units = smaller(width, n_units - i);
         for (int64_t p = 0; p < pieces; p++) {
             const int64_t d = p * length;
             transpose_panel(panel, width, w + i * ld_w + d, ld_w, units,
@@ -184,14 +197,7 @@ static void sparse_products(float *out, int64_t ld_unit, int64_t ld_row, const f
                 const int64_t rows = smaller(ROWS_TOGETHER, end - b);
                 const dot_output o = {out + i * ld_unit + b * ld_row, ld_unit, ld_row,
                                       bias + i, p > 0, NULL};
-                for (int64_t r = 0; r < rows; r++) {
-                    const int32_t *ends = x->end + (b + r) * pieces + p;
-                    const int32_t start = p > 0 ? ends[-1] : 0;
-                    const int64_t at = (b + r) * x->ld + start;
-                    (wide ? sparse_dot_wide : sparse_dot_narrow)(
-                        sum + r * width, panel, x->column + at, x->value + at,
-                        ends[0] - start);
-                }
+                panel_sums(sum, width, panel, x, p, pieces, b, rows);
                 store_sums(&o, sum, width, units, rows);
             }
         }

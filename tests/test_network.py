@@ -594,22 +594,64 @@ LARGEST = np.finfo(np.float32).max
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("max_norm", "share", "expected"),
+    [(None, 1 / 3, 1), (None, 0.9, 0), (1.0, 1 / 3, -1), (1.0, 0.9, 0)],
+)
 @pytest.mark.parametrize("name", ["0.hidden", "0.gate", "0.expert", "readout"])
-def test_failed_is_the_batch_that_leaves_a_bad_weight(name, momentum):
-    """Inputs are zeros and a class is never met: decay alone moves weights, upwards."""
+def test_failed_is_the_batch_that_leaves_a_bad_weight(
+    name, max_norm, share, expected, momentum
+):
+    """Inputs are zeros and a class is never met: decay alone moves weights, to twice.
+
+    A limit on the norm saves those that are still finite. The readout has none.
+    """
     X, y = np.zeros((8, Shape().n_inputs), np.float32), np.zeros(8, np.int32)
-    for alpha, expected in ((0.0, -1), (-4.0, 1)):
-        growing = Optimizer(learning_rate=1.0, alpha=alpha, momentum=momentum)
+    if name == "readout" and max_norm:
+        expected = max(expected, int(share < 0.5))
+    for alpha in (0.0, -4.0):
+        growing = Optimizer(
+            learning_rate=1.0, alpha=alpha, momentum=momentum, max_norm=max_norm
+        )
         network = make_network(
             make("sigmoid"), Shape(), main=growing, gater_optimizer=growing
         )
         for biased in ("0.hidden", "0.gate", "0.expert"):
             group(network, biased).bias_values[:] = 0.0
         network.readout_bias.values[0, -1] = -1e4
-        group(network, name).values[-1, -1] = LARGEST / 3
+        group(network, name).values[-1, -1] = share * LARGEST
         loss, _, failed = network.train(X, y, batch_size=4)
-        assert failed == expected
+        assert failed == (expected if alpha else -1)
         assert np.isfinite(loss)
+
+
+@pytest.mark.parametrize(("scale", "failed"), [(1e-3, -1), (8.0, 0)])
+def test_failed_is_the_batch_that_leaves_a_bad_bias(scale, failed):
+    """Inputs and outputs of the experts are zeros: their biases alone move.
+
+    Each row's part of the larger step is finite, so that zeros remain zeros.
+    """
+    X, y = np.zeros((4, Shape().n_inputs), np.float32), np.zeros(4, np.int32)
+    network = make_network(make("sigmoid"), Shape())
+    network.layers[0].expert.bias_values[:] = 0.0
+    network.readout.values[:] = scale
+    network.readout.values[:, 0] = -scale
+    loss, _, found = network.train(X, y, batch_size=4, rates=(1e38, 0.1))
+    assert found == failed
+    assert np.isfinite(loss)
+    assert network.first_nonfinite() == (None if failed else "layer 1 (expert)")
+    assert np.isfinite(network.layers[0].expert.values).all()
+
+
+def test_failed_is_the_batch_that_leaves_a_bad_bias_of_the_readout():
+    """It alone takes a step of the main path where no gate fires."""
+    X, y = make_batch(Shape())
+    network = make_network(make("st"), Shape())
+    network.layers[0].gate.bias_values[:] = -1e4
+    _, _, failed = network.train(X, y, batch_size=len(X), rates=(np.inf, 0.1))
+    assert failed == 0
+    assert network.first_nonfinite() == "readout"
+    assert np.isfinite(network.readout.values).all()
 
 
 @pytest.mark.parametrize("rates", [(np.inf, 0.1), (0.1, np.inf)])
