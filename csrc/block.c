@@ -77,7 +77,8 @@ static void index_blocks(const sn_blocks *in, const int32_t *rows, int64_t n_row
 typedef struct {
     const float *unit[UNITS_AT_ONCE]; /* rows of weights; behind the last the last again */
     int64_t n_units, ld_w, ld_x;
-    float *w;       /* the same rows, where they are written */
+    float *w;       /* the same rows, where they are written, and zeros times what is, */
+    sn_vec zero;    /* which are no numbers where that is not finite */
     const float *x; /* inputs */
     float *dx;      /* their gradients */
     const sn_blocks *in;
@@ -132,15 +133,21 @@ DEFINE_TILE(dot_tile, SN_TRANSPOSE, DOT, )
 /* w (units, inputs) += c' x */
 #define STEP(i) v##i += c[i] * x;
 #define STORE(i)                                                                       \
+    zero += 0.0f * v##i;                                                               \
     if (u + i < of->n_units)                                                           \
         sn_store(of->w + (u + i) * of->ld_w + d, v##i);
 #define WEIGHT                                                                         \
     prefetch_later(of, hit);                                                           \
     const sn_vec x = sn_load(of->x + row + d);                                         \
     SN_EACH_LANE(STEP)
-DEFINE_TILE(weight_tile, , WEIGHT, SN_EACH_LANE(STORE))
+#define FINISH                                                                         \
+    sn_vec zero = {0};                                                                 \
+    SN_EACH_LANE(STORE)                                                                \
+    of->zero += zero;
+DEFINE_TILE(weight_tile, , WEIGHT, FINISH)
 #undef STEP
 #undef STORE
+#undef FINISH
 #undef WEIGHT
 
 /* x (rows, all inputs) += c w */
@@ -271,28 +278,35 @@ static void block_dot_products(float *out, int64_t ld_unit, int64_t ld_row,
 }
 
 /* w_i += sum over the listed rows r of c[i, r] x_r, on their active blocks.
-   INOUT w (n_units, ld_w). IN c, element (i, r) at i * ld_unit + r * ld_row, x (*, ld_x). */
-static void block_weight_sums(float *w, int64_t ld_w, int64_t n_units, const float *c,
+   INOUT w (n_units, ld_w). IN c, element (i, r) at i * ld_unit + r * ld_row, x (*, ld_x).
+   Returns whether all that it wrote is finite. */
+static int block_weight_sums(float *w, int64_t ld_w, int64_t n_units, const float *c,
                               int64_t ld_unit, int64_t ld_row, const float *x,
                               int64_t ld_x, const sn_blocks *in, const int32_t *rows,
                               int64_t n_rows)
 {
+    block_units of;
+    of.zero = (sn_vec){0};
     for (int64_t i = 0; n_units < FEWEST_UNITS && i < n_units; i++)
         for (int64_t j = 0; j < n_rows; j++) {
             const float cj = c[i * ld_unit + rows[j] * ld_row], *xj = x + rows[j] * ld_x;
             float *wi = w + i * ld_w;
             FOR_VECTORS_OF(rows[j])
-                sn_store(wi + d, sn_load(wi + d) + cj * sn_load(xj + d));
+            {
+                const sn_vec sum = sn_load(wi + d) + cj * sn_load(xj + d);
+                sn_store(wi + d, sum);
+                of.zero += 0.0f * sum;
+            }
         }
     if (n_units < FEWEST_UNITS)
-        return;
-    block_units of;
+        return sn_sum(of.zero) == 0.0f;
     of.x = x;
     FOR_ROWS_AND_UNITS({
         of.w = w + i * ld_w;
         gather(&of, c + i * ld_unit, ld_unit, ld_row, n);
         for_tiles(&of, n, weight_tile);
     })
+    return sn_sum(of.zero) == 0.0f;
 }
 
 /* dx_r += sum over units i of c[i, r] w_i on the active blocks of the listed rows.

@@ -93,8 +93,9 @@ static void row_products(float *out, int64_t ld_unit, int64_t ld_row,
 }
 
 /* w_i = keep w_i + sum over the listed rows of c[i, r] x_r. INOUT w (n_units, ld of x).
-   IN c, element (i, r) at i * ld_unit + r * ld_row; indices (n_units) 0, 1, ... */
-static void input_sums(float *w, int64_t n_units, const float *c, int64_t ld_unit,
+   IN c, element (i, r) at i * ld_unit + r * ld_row; indices (n_units) 0, 1, ... Returns
+   whether what it wrote is known to be finite. */
+static int input_sums(float *w, int64_t n_units, const float *c, int64_t ld_unit,
                        int64_t ld_row, const sn_input *in, const int32_t *indices,
                        const int32_t *rows, int64_t n_rows, float keep)
 {
@@ -102,12 +103,12 @@ static void input_sums(float *w, int64_t n_units, const float *c, int64_t ld_uni
     if (in->has_blocks) {
         for (int64_t i = 0; keep != 1.0f && i < n_units * ld; i++)
             w[i] *= keep;
-        block_weight_sums(w, ld, n_units, c, ld_unit, ld_row, in->rows.x, ld,
-                          &in->blocks, rows, n_rows);
-    } else {
-        weighted_sums(w, ld, indices, n_units, c, ld_unit, ld_row, &in->rows, rows, n_rows,
-                      ld, keep);
+        return block_weight_sums(w, ld, n_units, c, ld_unit, ld_row, in->rows.x, ld,
+                                 &in->blocks, rows, n_rows);
     }
+    weighted_sums(w, ld, indices, n_units, c, ld_unit, ld_row, &in->rows, rows, n_rows, ld,
+                  keep);
+    return 0;
 }
 
 /* Gradients of the biases, and c scaled by -rate where that is what the weights take.
@@ -167,11 +168,11 @@ static void update_units(sn_parameters *p, int64_t first, int64_t n_units,
         float *out = plain ? p->weight + row * p->ld : gradient;
         if (!plain)
             memset(out, 0, (size_t)(width * p->ld) * sizeof *out);
-        input_sums(out, width, ci, ld_unit, ld_row, in, indices, rows, n_rows,
-                   plain ? plain_keep(optimizer) : 1.0f);
+        const int finite = input_sums(out, width, ci, ld_unit, ld_row, in, indices, rows,
+                                      n_rows, plain ? plain_keep(optimizer) : 1.0f);
         for (int64_t i = 0; i < width; i++)
             end_step(p, row + i, plain, gradient + i * p->ld, bias_gradient[i], optimizer);
-        check_rows(p, row, width, optimizer);
+        check_rows(p, row, width, optimizer, plain && finite);
     }
 }
 
@@ -204,6 +205,6 @@ static void update_listed_units(sn_parameters *p, int64_t first, int64_t end,
          k = next_listed(count, k + 1, end)) {
         end_step(p, k, plain, gradient + (k - first) * p->ld, bias_gradient[k - first],
                  optimizer);
-        check_rows(p, k, 1, optimizer);
+        check_rows(p, k, 1, optimizer, 0);
     }
 }

@@ -138,5 +138,5 @@ static void update_readout_bias(sn_network *net, int64_t n_rows, float *gradient
     sn_optimizer optimizer = net->main;
     optimizer.max_norm = optimizer.decay = 0.0f;
     update_row(&net->readout_bias, 0, gradient, 0.0f, &optimizer);
-    check_rows(&net->readout_bias, 0, 1, &optimizer);
+    check_rows(&net->readout_bias, 0, 1, &optimizer, 0);
 }

@@ -98,12 +98,13 @@ static void limit_norm(sn_parameters *p, int64_t row, float limit)
 
 /* Sets p->failed if a step of rows [first, first + n_rows) left some that are not finite,
    which nothing else may show: a gate whose weights are no numbers is closed. To be called
-   while they are in cache; where norms are limited, limit_norm has looked at the weights. */
+   while they are in cache. Weights are not looked at where they are known to be finite, and
+   where norms are limited: limit_norm has looked at them. */
 static void check_rows(sn_parameters *p, int64_t first, int64_t n_rows,
-                       const sn_optimizer *o)
+                       const sn_optimizer *o, int weights_are_finite)
 {
     float zero = 0.0f;
-    if (!(o->max_norm > 0.0f))
+    if (!weights_are_finite && !(o->max_norm > 0.0f))
         zero = sum_of_zeros(p->weight + first * p->ld, n_rows * p->ld);
     for (int64_t i = first; p->bias && i < first + n_rows; i++)
         zero += p->bias[i] * 0.0f;

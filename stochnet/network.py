@@ -509,7 +509,9 @@ class Network:
         for name, parameters in self.parameters():
             for values in (parameters.weight, parameters.bias):
                 # the sum cannot overflow, and takes no memory
-                if values is not None and not np.isfinite(values.sum(dtype=float)):
+                with np.errstate(invalid="ignore"):  # infinities of both signs
+                    total = 0.0 if values is None else values.sum(dtype=float)
+                if not np.isfinite(total):
                     layer, _, path = name.rpartition(".")
                     return f"layer {int(layer) + 1} ({path})" if layer else "readout"
         return None

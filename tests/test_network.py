@@ -643,6 +643,26 @@ def test_failed_is_the_batch_that_leaves_a_bad_bias(scale, failed):
     assert np.isfinite(network.layers[0].expert.values).all()
 
 
+@pytest.mark.parametrize(("input_value", "failed"), [(1e-3, -1), (100.0, 0)])
+@pytest.mark.parametrize("experts_per_gate", [1, 16])
+def test_failed_is_the_batch_that_leaves_a_bad_block(
+    experts_per_gate, input_value, failed
+):
+    """Experts are zeros, so that they alone move, and by as much as their inputs."""
+    shape = Shape(21, 20, (7, 5), (160, 48), 4, (16, experts_per_gate))
+    network = make_network(make("st", credit="active"), shape, main=Optimizer())
+    below, above = network.layers
+    below.expert.values[:], below.expert.bias_values[:] = 0.0, input_value
+    above.expert.values[:], above.expert.bias_values[:] = 0.0, 0.0
+    network.readout.values[:] = np.sign(network.readout.values)
+    X, y = make_batch(shape)
+    loss, _, found = network.train(X, y, batch_size=len(X), rates=(1e38, 0.1))
+    assert found == failed
+    assert np.isfinite(loss)
+    assert network.first_nonfinite() == (None if failed else "layer 2 (expert)")
+    assert np.isfinite(above.expert.bias_values).all()
+
+
 def test_failed_is_the_batch_that_leaves_a_bad_bias_of_the_readout():
     """It alone takes a step of the main path where no gate fires."""
     X, y = make_batch(Shape())
