@@ -77,8 +77,8 @@ static void index_blocks(const sn_blocks *in, const int32_t *rows, int64_t n_row
 typedef struct {
     const float *unit[UNITS_AT_ONCE]; /* rows of weights; behind the last the last again */
     int64_t n_units, ld_w, ld_x;
-    float *w;       /* the same rows, where they are written, and zeros times what is, */
-    sn_vec zero;    /* which are no numbers where that is not finite */
+    float *w;       /* the same rows, where they are written */
+    sn_vec zero;    /* zeros; no numbers once something not finite has been written */
     const float *x; /* inputs */
     float *dx;      /* their gradients */
     const sn_blocks *in;
@@ -98,7 +98,7 @@ typedef void tile_function(block_units *, const sn_block_hit *, const sn_block_h
     static void NAME(block_units *of, const sn_block_hit *hit,                         \
                      const sn_block_hit *end, int64_t u, int64_t d)                    \
     {                                                                                  \
-        SN_EACH_LANE(LOAD)                                                                     \
+        SN_EACH_LANE(LOAD)                                                             \
         PREPARE                                                                        \
         for (; hit < end; hit++) {                                                     \
             const int64_t row = of->rows[hit->row] * of->ld_x;                         \
@@ -124,7 +124,7 @@ SN_INLINE void prefetch_later(const block_units *of, const sn_block_hit *hit)
     prefetch_later(of, hit);                                                           \
     const float *x = of->x + row + d;                                                  \
     sn_vec sum = sn_load(c);                                                           \
-    SN_EACH_LANE(STEP)                                                                         \
+    SN_EACH_LANE(STEP)                                                                 \
     sn_store(c, sum);
 DEFINE_TILE(dot_tile, SN_TRANSPOSE, DOT, )
 #undef STEP
@@ -155,7 +155,7 @@ DEFINE_TILE(weight_tile, , WEIGHT, FINISH)
 #define INPUT                                                                          \
     float *x = of->dx + row + d;                                                       \
     sn_vec sum = sn_load(x);                                                           \
-    SN_EACH_LANE(STEP)                                                                         \
+    SN_EACH_LANE(STEP)                                                                 \
     sn_store(x, sum);
 DEFINE_TILE(input_tile, , INPUT, )
 #undef STEP
@@ -281,9 +281,9 @@ static void block_dot_products(float *out, int64_t ld_unit, int64_t ld_row,
    INOUT w (n_units, ld_w). IN c, element (i, r) at i * ld_unit + r * ld_row, x (*, ld_x).
    Returns whether all that it wrote is finite. */
 static int block_weight_sums(float *w, int64_t ld_w, int64_t n_units, const float *c,
-                              int64_t ld_unit, int64_t ld_row, const float *x,
-                              int64_t ld_x, const sn_blocks *in, const int32_t *rows,
-                              int64_t n_rows)
+                             int64_t ld_unit, int64_t ld_row, const float *x,
+                             int64_t ld_x, const sn_blocks *in, const int32_t *rows,
+                             int64_t n_rows)
 {
     block_units of;
     of.zero = (sn_vec){0};

@@ -8,8 +8,8 @@ typedef struct {
     sn_rows rows; /* (B); with blocks only what they have, see sn_blocks */
     int has_blocks;
     sn_blocks blocks;
-    const sn_nonzeros *nonzeros; /* where they are fewer than pays for dot_products, or NULL */
-    float *panel;                /* scratch, (UPDATE_UNITS, ld), beside them */
+    const sn_nonzeros *nonzeros; /* NULL where sparse_products would not pay */
+    float *panel;                /* scratch for it, (UPDATE_UNITS, ld) */
 } sn_input;
 
 /* The filled chunks of a row: see sn_rows. Images, counts and indicators are zeros for the
@@ -96,8 +96,8 @@ static void row_products(float *out, int64_t ld_unit, int64_t ld_row,
    IN c, element (i, r) at i * ld_unit + r * ld_row; indices (n_units) 0, 1, ... Returns
    whether what it wrote is known to be finite. */
 static int input_sums(float *w, int64_t n_units, const float *c, int64_t ld_unit,
-                       int64_t ld_row, const sn_input *in, const int32_t *indices,
-                       const int32_t *rows, int64_t n_rows, float keep)
+                      int64_t ld_row, const sn_input *in, const int32_t *indices,
+                      const int32_t *rows, int64_t n_rows, float keep)
 {
     const int64_t ld = in->rows.ld;
     if (in->has_blocks) {
