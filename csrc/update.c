@@ -82,8 +82,11 @@ static void say_failed(sn_parameters *p)
     __atomic_store_n(&p->failed, 1, __ATOMIC_RELAXED);
 }
 
-static void limit_norm(sn_parameters *p, int64_t row, float limit)
+static void limit_norm(sn_parameters *p, int64_t row, const sn_optimizer *o)
 {
+    const float limit = o->max_norm;
+    if (!(limit > 0.0f))
+        return;
     const int64_t n = p->ld;
     float *w = p->weight + row * n;
     const float sum = sum_of_squares(w, n);
@@ -162,8 +165,7 @@ static void update_row(sn_parameters *p, int64_t row, const float *gradient,
         if (bias)
             update_sgd(bias, bias_state[0], &bias_gradient, 1, o, 0.0f);
     }
-    if (o->max_norm > 0.0f)
-        limit_norm(p, row, o->max_norm);
+    limit_norm(p, row, o);
 }
 
 /* The rest of a row's step: all of it, but for a plain one, whose weights have taken the
@@ -177,6 +179,5 @@ static void end_step(sn_parameters *p, int64_t row, int plain, const float *grad
     }
     if (p->bias)
         p->bias[row] -= o->learning_rate * bias_gradient;
-    if (o->max_norm > 0.0f)
-        limit_norm(p, row, o->max_norm);
+    limit_norm(p, row, o);
 }

@@ -507,13 +507,13 @@ class Network:
     def first_nonfinite(self):
         """Name of the lowest group of parameters with a NaN or infinity, or None."""
         for name, parameters in self.parameters():
-            for values in (parameters.weight, parameters.bias):
-                # the sum cannot overflow, and takes no memory
-                with np.errstate(invalid="ignore"):  # infinities of both signs
-                    total = 0.0 if values is None else values.sum(dtype=float)
-                if not np.isfinite(total):
-                    layer, _, path = name.rpartition(".")
-                    return f"layer {int(layer) + 1} ({path})" if layer else "readout"
+            arrays = [parameters.weight, parameters.bias]
+            with np.errstate(invalid="ignore"):  # infinities of both signs
+                # the sums cannot overflow, and take no memory
+                sums = [a.sum(dtype=float) for a in arrays if a is not None]
+            if not np.isfinite(sums).all():
+                layer, _, path = name.rpartition(".")
+                return f"layer {int(layer) + 1} ({path})" if layer else "readout"
         return None
 
     # ---- prediction ------------------------------------------------------------------

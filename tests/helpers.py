@@ -21,6 +21,15 @@ from stochnet.network import Network, Optimizer
 FLIP = 1e-5
 
 
+#: Relative rounding error of a float32.
+EPSILON = 2.0**-24
+
+
+def single(rng, *shape):
+    """Normal draws in single precision, held in float64."""
+    return rng.normal(size=shape).astype(np.float32).astype(float)
+
+
 # ---------------------------------------------------------------------------
 # Gaters
 # ---------------------------------------------------------------------------

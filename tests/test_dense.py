@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
+from helpers import EPSILON, single
 
 from stochnet._kernels import dense
-
-EPSILON = 2.0**-24
 
 # (units, rows, inputs) beside the sizes of tiles
 SHAPES = [
@@ -23,11 +22,6 @@ SHAPES = [
     (3, 5, 800),
     (9, 7, 2030),  # a piece as long as can be
 ]
-
-
-def single(rng, *shape):
-    """Single precision, held in float64."""
-    return rng.normal(size=shape).astype(np.float32).astype(float)
 
 
 def assert_within(result, expected, bound):

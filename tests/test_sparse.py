@@ -2,11 +2,9 @@
 
 import numpy as np
 import pytest
-from helpers import Shape, make, make_batch, make_network
+from helpers import EPSILON, Shape, make, make_batch, make_network, single
 
 from stochnet._kernels import dense
-
-EPSILON = 2.0**-24
 
 # (units, rows, inputs) beside the sizes of panels, of blocks of rows and of pieces
 SHAPES = [
@@ -22,11 +20,6 @@ SHAPES = [
     (80, 100, 1040),
     (33, 7, 2600),
 ]
-
-
-def single(rng, *shape):
-    """Single precision, held in float64."""
-    return rng.normal(size=shape).astype(np.float32).astype(float)
 
 
 def sparse_rows(rng, n_rows, n):

@@ -6,6 +6,7 @@ impossible, and sums of few units never skip: both say what the bits have to be.
 
 import numpy as np
 import pytest
+from helpers import single
 
 from stochnet._kernels import dense, expert
 
@@ -13,11 +14,6 @@ CHUNK = 16
 
 # parts of a chunk, one, and several pieces, of 64 chunks and of fewer
 LENGTHS = [5, 16, 100, 700, 1024, 2030, 2600]
-
-
-def single(rng, *shape):
-    """Single precision, held in float64."""
-    return rng.normal(size=shape).astype(np.float32).astype(float)
 
 
 def rows_with_zeros(rng, n_rows, n):

@@ -13,4 +13,4 @@ cdef class Rows:
 
 cdef class Nonzeros:
     cdef sn_nonzeros c
-    cdef object keep
+    cdef object end, keep

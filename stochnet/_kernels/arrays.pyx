@@ -1,7 +1,7 @@
 """Arrays as the kernels want them: float32, rows padded with zeros, aligned."""
 import numpy as np
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from stochnet._kernels.engine cimport (
     engine, sn_nonzeros_length, sn_piece_count, sn_row_length,
@@ -90,20 +90,24 @@ cdef class Rows:
 
 
 cdef class Nonzeros:
-    """Lists of what padded rows, (n_rows, row_length(n)), have beside zeros."""
+    """Lists of what n_rows rows of n floats, a row_length, have beside zeros."""
 
-    def __cinit__(self, x):
-        cdef Py_ssize_t b, n = x.shape[1], n_rows = len(x)
+    def __cinit__(self, int64_t n_rows, int64_t n):
         self.c.ld = sn_nonzeros_length(n)
-        column = np.empty((n_rows, self.c.ld), dtype=np.int32)
-        value = np.empty((n_rows, self.c.ld), dtype=np.float32)
-        end = np.empty((n_rows, sn_piece_count(n)), dtype=np.int32)
-        self.keep = column, value, end
+        column = np.zeros((n_rows, self.c.ld), dtype=np.int32)
+        value = np.zeros((n_rows, self.c.ld), dtype=np.float32)
+        end = np.zeros((n_rows, sn_piece_count(n)), dtype=np.int32)
+        self.end, self.keep = end, (column, value)
         self.c.column = integers(column, column.size)
         self.c.end = integers(end, end.size)
         self.c.value = floats(value, value.size)
+
+    def find(self, x):
+        """Those of padded rows, (n_rows, n)."""
+        cdef int64_t b, n = x.shape[1]
         cdef const float *rows = const_floats(x, x.size)
-        for b in range(n_rows):
+        for b in range(len(x)):
             engine.find_nonzeros(&self.c, b, rows + b * n, n)
-        if (end[:, 0] < 0).any():
-            raise ValueError(f"More than half of row {end[:, 0].argmin()} is nonzero.")
+        dense = np.flatnonzero(self.end[:, 0] < 0)
+        if len(dense):
+            raise ValueError(f"More than half of row {dense[0]} is nonzero.")

@@ -5,14 +5,9 @@ import numpy as np
 
 from libc.stdint cimport int64_t
 from stochnet._kernels.arrays cimport Nonzeros, Rows, const_floats, floats, integers
-from stochnet._kernels.engine cimport engine
+from stochnet._kernels.engine cimport UPDATE_UNITS, engine
 
 from stochnet._kernels.arrays import padded_rows
-
-
-cdef extern from "layout.h":
-    enum:
-        UPDATE_UNITS  # as wide as a panel
 
 
 def forward(x, weight):
@@ -67,7 +62,8 @@ def sparse_forward(x, weight, bias, unit_major=True):
     cdef int64_t ld_row = 1 if unit_major else n_units
     out = np.empty(lines, dtype=np.float32)
     panel = np.empty(UPDATE_UNITS * n, dtype=np.float32)
-    cdef Nonzeros inputs = Nonzeros(x)
+    cdef Nonzeros inputs = Nonzeros(n_rows, n)
+    inputs.find(x)
     engine.sparse_products(
         floats(out, out.size), ld_unit, ld_row, const_floats(weight, weight.size), n,
         const_floats(bias, n_units), n_units, &inputs.c, 0, n_rows, n,

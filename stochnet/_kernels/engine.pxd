@@ -295,6 +295,8 @@ cdef extern from "stochnet.h":
     const char *sn_compiler()
 
 cdef extern from "layout.h":
+    enum:
+        UPDATE_UNITS
     int64_t padded(int64_t n) noexcept nogil
     int64_t sn_row_length(int64_t n) noexcept nogil
     int64_t sn_piece_count(int64_t n) noexcept nogil

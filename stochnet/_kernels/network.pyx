@@ -3,12 +3,11 @@ import numpy as np
 
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
-from stochnet._kernels.arrays cimport floats, integers, long_integers
+from stochnet._kernels.arrays cimport Nonzeros, floats, integers, long_integers
 from stochnet._kernels.engine cimport (
     SN_BASELINE_MEAN, SN_BASELINE_NONE, SN_BASELINE_UNIT, SN_CREDIT_PROBE, engine,
-    padded, sn_draw, sn_examples, sn_index_count, sn_layer, sn_network, sn_nonzeros,
-    sn_nonzeros_length, sn_partials_size, sn_piece_count, sn_row_length,
-    sn_scratch_size,
+    padded, sn_draw, sn_examples, sn_index_count, sn_layer, sn_network,
+    sn_partials_size, sn_piece_count, sn_row_length, sn_scratch_size,
 )
 from stochnet._kernels.random cimport draw_of, noise_of
 from stochnet._kernels.update cimport optimizer_of, parameters_of
@@ -139,8 +138,11 @@ cdef class NetworkKernels:
         net.ld_filled = sn_piece_count(net.layers[0].ld_inputs)
         filled = np.zeros(B * net.ld_filled, dtype=np.int64)
         net.filled = <uint64_t *>long_integers(filled, len(filled))
+        cdef Nonzeros nonzeros
         if self.training:
-            self._bind_nonzeros()
+            nonzeros = Nonzeros(B, net.layers[0].ld_inputs)
+            net.nonzeros = nonzeros.c
+            self.keep.append(nonzeros)
         indices = np.arange(sn_index_count(net), dtype=np.int32)
         net.input = floats(views["input"], 1)
         net.partials = floats(views["partials"], 1)
@@ -155,18 +157,6 @@ cdef class NetworkKernels:
         self.keep += [buffer, target, filled, indices]
         for i in range(net.n_layers):
             self._bind_workspace(&net.layers[i], i, views)
-
-    cdef _bind_nonzeros(self):
-        """Lists of what the network's input has beside zeros."""
-        cdef sn_nonzeros *c = &self.net.nonzeros
-        cdef int64_t B = self.net.ld_rows
-        c.ld = sn_nonzeros_length(self.net.layers[0].ld_inputs)
-        column = np.zeros(B * c.ld, dtype=np.int32)
-        value = np.zeros(B * c.ld, dtype=np.float32)
-        end = np.zeros(B * self.net.ld_filled, dtype=np.int32)
-        c.column, c.value = integers(column, B * c.ld), floats(value, B * c.ld)
-        c.end = integers(end, len(end))
-        self.keep += [column, value, end]
 
     cdef _bind_workspace(self, sn_layer *c, i, views):
         def view(name):

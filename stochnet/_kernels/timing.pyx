@@ -9,17 +9,12 @@ import numpy as np
 
 from libc.stdint cimport int32_t, int64_t
 from stochnet._kernels.arrays cimport Rows, const_floats, floats, integers
-from stochnet._kernels.engine cimport engine, sn_parameters
+from stochnet._kernels.engine cimport UPDATE_UNITS, engine, sn_parameters
 from stochnet._kernels.update cimport parameters_of
 
 
 cdef extern from "vector.h":
     void sn_prefetch(const float *, int64_t) noexcept nogil
-
-
-cdef extern from "layout.h":
-    enum:
-        UPDATE_UNITS  # that the engine updates at once
 
 
 cdef _check(bint holds, what):
