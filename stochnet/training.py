@@ -82,11 +82,10 @@ class CalibrationRows:
         position = np.arange(self.n_seen, self.n_seen + len(X), dtype=np.uint64)
         self.n_seen += len(X)
         priority = _hash(position, self.seed)
-        new = np.flatnonzero(priority <= self._highest())
         stays = self._lowest(
-            np.concatenate([self._arrays["priority"][: self._n], priority[new]])
+            np.concatenate([self._arrays["priority"][: self._n], priority])
         )
-        new = new[stays[self._n :]]
+        new = np.flatnonzero(stays[self._n :])
         places = np.flatnonzero(~stays[: self._n])
         n_more = len(new) - len(places)
         places = np.append(places, np.arange(self._n, self._n + n_more))
@@ -95,12 +94,6 @@ class CalibrationRows:
         rows = {"priority": priority, "position": position, "X": X, "y": y}
         for name, array in self._arrays.items():
             array[places] = rows[name][new]
-
-    def _highest(self):
-        """Priority above which no row is kept."""
-        if self._n < self.capacity:
-            return np.iinfo(np.uint64).max
-        return self._arrays["priority"][: self._n].max()
 
     def _lowest(self, priority):
         """Mask of those that are kept."""
