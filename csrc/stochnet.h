@@ -30,7 +30,8 @@ enum { /* what for */
     SN_ADDITIVE = 1,
     SN_BETA = 2,
     SN_DROPOUT = 3, /* units are rows of the mini-batch, rows are inputs */
-    SN_PROBE = 4
+    SN_PROBE = 4,
+    SN_WEIGHTS = 5 /* units and rows are those of a matrix; its number is the step */
 };
 
 typedef struct {
@@ -292,6 +293,8 @@ typedef struct {
                     int64_t n);
     void (*additive)(float *out, const sn_noise *noise, const sn_draw *draw,
                      uint32_t unit, int64_t n);
+    void (*uniform_weights)(float *w, int64_t ld_w, const sn_draw *draw, float limit,
+                            int64_t n_units, int64_t n, int32_t n_threads);
 
     const sn_unit *const *units;
     const sn_estimator *const *estimators;

@@ -14,8 +14,8 @@ import argparse
 import numpy as np
 from scipy.special import expit
 from sklearn.neighbors import KNeighborsClassifier
-from stochnet._kernels.gate import estimator_gradient, unit_forward
 
+from stochnet._kernels.gate import estimator_gradient, unit_forward
 from stochnet.datasets import load_digits_split
 from stochnet.gaters import Noise
 

@@ -645,6 +645,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
             initialization=self.initialization,
             seed=_seed(self.random_state),
             rows=X[: self._schedule(len(X)).batch_size],
+            n_threads=effective_n_threads(self.n_jobs),
         )
 
     def _gater_learning_rate(self):

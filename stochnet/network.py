@@ -13,6 +13,7 @@ import numpy as np
 from stochnet._kernels.arrays import aligned_zeros, row_length
 from stochnet._kernels.expert import forward as expert_forward
 from stochnet._kernels.network import NetworkKernels
+from stochnet._kernels.random import fill_uniform
 
 #: Floats that the (units, rows) arrays of one prediction call may take together.
 PREDICTION_FLOATS = 1 << 26
@@ -20,6 +21,9 @@ PREDICTION_FLOATS = 1 << 26
 #: Inputs of one prediction call, unless 512 rows have more: gathered experts read each
 #: row many times, and take a fifth longer where the caches do not hold them all.
 CACHED_INPUTS = 1 << 20
+
+#: Memory of predictions that fitting makes, in float32: less than a mini-batch's.
+FITTING_FLOATS = 1 << 20
 
 INITIALIZATIONS = ("sparse", "glorot", "authors")
 
@@ -148,6 +152,8 @@ class Network:
     rows : ndarray of shape (n, n_inputs), float32, optional
         Examples on which "sparse" sees how far inputs move the gates; standard normal
         numbers by default.
+    n_threads : int
+        That draw and scale the initial weights.
     """
 
     def __init__(
@@ -165,6 +171,7 @@ class Network:
         initialization="sparse",
         seed=0,
         rows=None,
+        n_threads=1,
     ):
         self.n_inputs, self.n_classes = n_inputs, n_classes
         self.main, self.gater = main, gater_optimizer
@@ -191,9 +198,9 @@ class Network:
         size = sum(self._group_size(*group[1:]) for group in self._groups())
         self._flat = [aligned_zeros(size) for _ in range(1 + n_states)]
         self._make_views()
-        self._initialize(initialization)
+        self._initialize(initialization, n_threads)
         if initialization == "sparse":
-            self._balance(rows)
+            self._balance(rows, n_threads)
 
     # ---- memory: one flat array of parameters, one of each state, named views ----
 
@@ -346,39 +353,51 @@ class Network:
             np.random.Philox(np.random.SeedSequence([self.seed, *stream]))
         )
 
-    def _initialize(self, how):
+    def _initialize(self, how, n_threads):
         """Draw the initial weights; see `GatedMLPClassifier.initialization`."""
+        limits = {name: _glorot_limit(p) for name, p in self.parameters()}
+        del limits["readout_bias"]
         for i, layer in enumerate(self.layers):
-            draw = self.generator(0, i)
-            _glorot(layer.hidden, draw)
-            _glorot(layer.expert, draw)
             rectifies = 0.0 in layer.gater.unit_facts["positive_above"]
             if how == "authors" and rectifies:
-                _sparse_normal(layer.gate, draw)
-            else:
-                _glorot(layer.gate, draw, factor=1.0 if how == "glorot" else 4.0)
-        draw = self.generator(0, len(self.layers))
+                del limits[f"{i}.gate"]
+                _sparse_normal(layer.gate, self.generator(0, i))
+            elif how != "glorot":
+                limits[f"{i}.gate"] *= 4
         if how == "authors":
             binary = self.layers[-1].gater.unit == "bernoulli"
-            limit = 0.05 if binary else 0.005
-            self.readout.values[:] = draw.uniform(
-                -limit, limit, self.readout.values.shape
-            )
-        else:
-            _glorot(self.readout, draw)
+            limits["readout"] = 0.05 if binary else 0.005
+        for number, (name, p) in enumerate(self.parameters()):
+            if name in limits:
+                fill_uniform(
+                    p.weight,
+                    p.n,
+                    limits[name],
+                    self.key,
+                    number=number,
+                    n_threads=n_threads,
+                )
 
-    def _balance(self, rows):
+    def _balance(self, rows, n_threads):
         """Set gate biases at which units fire with about the target density."""
         if rows is None:
             draw = self.generator(2)
             rows = draw.standard_normal((64, self.n_inputs), dtype=np.float32)
+        size = self.prediction_rows(FITTING_FLOATS)
         for i, layer in enumerate(self.layers):
-            scores = self.scores(i, rows).astype(float) - layer.gater.noise.mean
-            bias = layer.gater.initial_bias(np.sqrt(np.mean(scores**2)))
+            mean = layer.gater.noise.mean
+            squares = [
+                np.square(scores - mean, dtype=float).mean(axis=0)
+                for scores in self.scores_of_chunks(
+                    i, rows, n_threads=n_threads, size=size
+                )
+            ]
+            bias = layer.gater.initial_bias(np.sqrt(np.mean(np.concatenate(squares))))
             layer.gate.bias_values[:] = bias
-            # the layers above see this one as sparse as it is going to be
-            layer.threshold = np.quantile(scores, 1 - layer.gater.density)
-            layer.threshold += bias + layer.gater.noise.mean
+            if i + 1 < len(self.layers):
+                # the layers above see this one as sparse as it is going to be
+                scores = self.scores(i, rows, n_threads=n_threads)
+                layer.threshold = np.quantile(scores, 1 - layer.gater.density)
         for layer in self.layers:
             layer.threshold = -np.inf
 
@@ -597,13 +616,9 @@ def _pieces(n_rows, n):
     return [slice(start, start + size) for start in range(0, n_rows, size)]
 
 
-def _glorot(parameters, draw, factor=1.0):
-    """Uniform on +-factor sqrt(6 / (fan_in + fan_out)), Glorot & Bengio (2010)."""
-    n_rows, n = parameters.values.shape
-    limit = factor * np.sqrt(6.0 / (n_rows + n))
-    for piece in _pieces(n_rows, n):
-        rows = parameters.values[piece]
-        rows[:] = draw.uniform(-limit, limit, rows.shape)
+def _glorot_limit(parameters):
+    """Of uniform weights: sqrt(6 / (fan_in + fan_out)), Glorot & Bengio (2010)."""
+    return np.sqrt(6.0 / sum(parameters.values.shape))
 
 
 def _sparse_normal(parameters, draw, n_connections=15):

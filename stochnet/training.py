@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from stochnet.network import FITTING_FLOATS
+
 #: Gate scores that calibration may hold at a time, and the rows that it takes at most.
 CALIBRATION_SCORES = 1 << 23
 CALIBRATION_ROWS = 2048
-
-#: Memory of predictions that fitting makes, in float32: less than a mini-batch's.
-FITTING_FLOATS = 1 << 20
 
 #: Mini-batches of one call of the engine, between which an interrupt is noticed.
 BATCHES_PER_CALL = 512
@@ -87,13 +86,15 @@ class CalibrationRows:
         )
         new = np.flatnonzero(stays[self._n :])
         places = np.flatnonzero(~stays[: self._n])
-        n_more = len(new) - len(places)
-        places = np.append(places, np.arange(self._n, self._n + n_more))
-        self._reserve(self._n + n_more)
-        self._n += n_more
+        start, n_left = self._n, len(places)
+        self._reserve(start + len(new) - n_left)
+        self._n += len(new) - n_left
         rows = {"priority": priority, "position": position, "X": X, "y": y}
         for name, array in self._arrays.items():
-            array[places] = rows[name][new]
+            array[places] = rows[name][new[:n_left]]
+            # with a mode other than "raise" nothing is copied twice
+            more = array[start : self._n]
+            np.take(rows[name], new[n_left:], axis=0, out=more, mode="clip")
 
     def _lowest(self, priority):
         """Mask of those that are kept."""
@@ -161,14 +162,23 @@ def threshold_for(chunks, density, size):
     n_above = round(density * size)
     if n_above >= size:
         return -np.inf
-    largest, least = np.empty(0, dtype=np.float32), -np.inf
+    largest, least, n = [], -np.inf, 0
     for scores in chunks:
-        largest = np.concatenate([largest, scores[scores > least]])
-        surplus = len(largest) - (n_above + 1)
-        if surplus > 0:
-            largest = np.partition(largest, surplus)[surplus:]
-            least = largest[0]
-    return float(largest.min())
+        above = scores[scores > least]
+        largest.append(above)
+        n += above.size
+        if n > 2 * (n_above + 1):  # a partition takes as long whatever it leaves
+            largest, n = [_largest(largest, n_above + 1)], n_above + 1
+            least = largest[0][0]
+    return float(_largest(largest, n_above + 1)[0])
+
+
+def _largest(pieces, n):
+    """The n largest of all, or all if there are fewer; the least of them first."""
+    every = np.concatenate(pieces)
+    surplus = max(len(every) - n, 0)
+    every.partition(surplus)
+    return every[surplus:]
 
 
 def calibrate(network, calibration, n_threads, validation=None):

@@ -16,9 +16,9 @@ from helpers import Shape, make, make_batch, make_network, oracle_noise
 from scipy import integrate
 from scipy.special import expit, log_softmax, logit
 from scipy.stats import norm
-from stochnet._kernels.enumeration import enumerate_gates
 
 from stochnet import GatedMLPClassifier, diagnostics
+from stochnet._kernels.enumeration import enumerate_gates
 from stochnet.diagnostics import (
     ESTIMATORS,
     GateProblem,

@@ -604,7 +604,7 @@ def test_stops_where_the_loss_does_not_fall(data):
 
 def test_tol_is_the_least_gain(noisy_data):
     X, _, y, _ = noisy_data
-    scores = -np.array(make(max_iter=40).fit(X, y).loss_curve_)
+    scores = -np.array(make(max_iter=100).fit(X, y).loss_curve_)
     stops = []
     for rule in (
         {"tol": 0.0, "n_iter_no_change": 1},
@@ -1196,7 +1196,7 @@ def test_block_gates(gater):
         512,
         gater=gater,
         experts_per_gate=16,
-        max_iter=15,
+        max_iter=40,
         n_iter_no_change=np.inf,
         random_state=0,
     ).fit(X[:1200], y[:1200])

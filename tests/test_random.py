@@ -12,10 +12,11 @@ from scipy.special import ndtri
 
 from stochnet import gaters
 from stochnet._kernels import random
+from stochnet._kernels.arrays import row_length
 
 KEY = (0x243F6A88, 0x85A308D3)
 MODES = {"training": 0, "sampling": 1}
-UNIFORM, ADDITIVE, BETA = 0, 1, 2
+UNIFORM, ADDITIVE, BETA, WEIGHTS = 0, 1, 2, 5
 P_FLOOR = 1e-4
 Z_LIMIT = 5.0
 
@@ -99,6 +100,33 @@ def test_uniform_is_philox_of_the_documented_counter(mode, layer, step, row):
     assert drawn.dtype == np.float32
     # exact: the grid (i + 1/2) 2^-23 is representable
     np.testing.assert_array_equal(drawn, uniforms(3, 21, UNIFORM, **where))
+
+
+@pytest.mark.parametrize("n", [1, 16, 21])
+@pytest.mark.parametrize("number", [0, 3])
+def test_weights_are_uniforms_of_their_own(n, number):
+    weight = np.full((5, row_length(n)), np.nan, dtype=np.float32)
+    random.fill_uniform(weight, n, 0.3, KEY, number=number)
+    u = uniforms(5, n, WEIGHTS, step=number)
+    # one rounding of a number up to 0.3
+    np.testing.assert_allclose(weight[:, :n], 0.3 * (2 * u - 1), rtol=1e-7, atol=0)
+    assert not weight[:, n:].any()
+
+
+@pytest.mark.parametrize("n_threads", [2, 3])
+def test_weights_are_the_same_from_any_number_of_threads(n_threads):
+    n = 500
+    drawn = np.full((2, 301, row_length(n)), np.nan, dtype=np.float32)
+    assert drawn[0].size > random.MIN_SHARED_WEIGHTS
+    for weight, threads in zip(drawn, (1, n_threads), strict=True):
+        random.fill_uniform(weight, n, 1.0, KEY, number=0, n_threads=threads)
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+
+
+def test_weights_need_padded_rows():
+    weight = np.zeros((5, 20), dtype=np.float32)
+    with pytest.raises(ValueError, match="must have 32 floats, got 20"):
+        random.fill_uniform(weight, 20, 1.0, KEY, number=0)
 
 
 @pytest.mark.parametrize("mode", MODES)

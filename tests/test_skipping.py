@@ -17,8 +17,8 @@ from helpers import (
     make_batch,
     make_network,
 )
-from stochnet._kernels.network import NetworkKernels
 
+from stochnet._kernels.network import NetworkKernels
 from stochnet.gaters import ESTIMATORS, GATERS
 from stochnet.network import Optimizer
 

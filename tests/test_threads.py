@@ -15,8 +15,8 @@ from helpers import (
     make_batch,
     make_network,
 )
-from stochnet._kernels.engine import serial_work
 
+from stochnet._kernels.engine import serial_work
 from stochnet.gaters import GATERS
 from stochnet.network import Optimizer
 

@@ -36,6 +36,7 @@ const sn_engine SN_ENGINE = {
     .philox = philox_block,
     .uniform = uniform,
     .additive = additive,
+    .uniform_weights = uniform_weights,
     .units = unit_table,
     .estimators = estimator_table,
     .penalties = penalty_table,

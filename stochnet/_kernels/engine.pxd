@@ -11,6 +11,7 @@ cdef extern from "stochnet.h":
         SN_BETA
         SN_DROPOUT
         SN_PROBE
+        SN_WEIGHTS
         SN_NO_NOISE
         SN_GAUSSIAN
         SN_LOGISTIC
@@ -242,6 +243,9 @@ cdef extern from "stochnet.h":
             float *, const sn_draw *, uint32_t, uint32_t, int64_t) noexcept nogil
         void (*additive)(
             float *, const sn_noise *, const sn_draw *, uint32_t, int64_t
+        ) noexcept nogil
+        void (*uniform_weights)(
+            float *, int64_t, const sn_draw *, float, int64_t, int64_t, int32_t
         ) noexcept nogil
         const sn_unit *const *units
         const sn_estimator *const *estimators

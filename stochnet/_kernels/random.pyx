@@ -1,18 +1,24 @@
 """Counter-based random numbers (csrc/philox.h, csrc/noise.c)."""
 import numpy as np
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int32_t, int64_t, uint32_t
 from stochnet._kernels.arrays cimport const_floats, floats
 from stochnet._kernels.engine cimport (
     SN_DROPOUT, SN_GAUSSIAN, SN_LOGISTIC, SN_NO_NOISE, SN_PROBE, SN_SAMPLING,
-    SN_TRAINING, SN_UNIFORM,
+    SN_TRAINING, SN_UNIFORM, SN_WEIGHTS,
     engine, sn_draw, sn_noise,
 )
 
 from stochnet._kernels.arrays import row_length
 
 MODES = {"training": SN_TRAINING, "sampling": SN_SAMPLING}
-PURPOSES = {"gates": SN_UNIFORM, "dropout": SN_DROPOUT, "probe": SN_PROBE}
+#: Weights that threads share: fewer take less time than to wake a thread.
+MIN_SHARED_WEIGHTS = 1 << 16
+
+PURPOSES = {
+    "gates": SN_UNIFORM, "dropout": SN_DROPOUT, "probe": SN_PROBE,
+    "weights": SN_WEIGHTS,
+}
 ADDITIVE = {None: SN_NO_NOISE, "gaussian": SN_GAUSSIAN, "logistic": SN_LOGISTIC}
 
 
@@ -65,7 +71,7 @@ def philox4x32(counter, key):
 def uniform(n_units, n_rows, key, *, step=0, layer=0, mode="training", row=0,
             purpose="gates"):
     """The uniforms in (0, 1) that decide whether gates fire, inputs are kept, or gates
-    that did not fire are probed.
+    that did not fire are probed, and those of initial weights.
 
     Parameters
     ----------
@@ -76,8 +82,9 @@ def uniform(n_units, n_rows, key, *, step=0, layer=0, mode="training", row=0,
     mode : {"training", "sampling"}
     row : int
         First row, a multiple of 4.
-    purpose : {"gates", "dropout", "probe"}
-        For dropout, units are the rows of the mini-batch and rows its inputs.
+    purpose : {"gates", "dropout", "probe", "weights"}
+        For dropout, units are the rows of the mini-batch and rows its inputs; for
+        weights, rows are a unit's weights and the step is the number of the matrix.
 
     Returns
     -------
@@ -112,3 +119,28 @@ def additive(n_units, n_rows, noise, key, *, step=0, layer=0, mode="training", r
     for unit in range(n_units):
         engine.additive(start + unit * n, &c_noise, &draw, <uint32_t>unit, n)
     return out[:, :n_rows]
+
+
+def fill_uniform(weight, n, limit, key, *, number, n_threads=1):
+    """Draw a matrix of weights, uniform on +-limit.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (n_units, row_length(n)), float32
+        Written in place, zeros after the first n columns.
+    n : int
+    limit : float
+    key : pair of int in [0, 2^32)
+    number : int
+        Of the matrix: each has its own draws.
+    n_threads : int
+    """
+    cdef sn_draw draw = draw_of(key, number, 0, "training", 0)
+    cdef int64_t n_units = weight.shape[0], ld = weight.shape[1], n_weights = n
+    cdef float c_limit = limit
+    cdef int32_t threads = n_threads if weight.size > MIN_SHARED_WEIGHTS else 1
+    if ld != row_length(n):
+        raise ValueError(f"Rows must have {row_length(n)} floats, got {ld}.")
+    cdef float *start = floats(weight, weight.size)
+    with nogil:
+        engine.uniform_weights(start, ld, &draw, c_limit, n_units, n_weights, threads)
