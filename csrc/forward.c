@@ -149,7 +149,7 @@ static void units_forward(sn_network *net, int64_t l, const sn_draw *draw,
 #pragma omp for schedule(dynamic)
     for (int64_t first = 0; first < layer->n_gates; first += width) {
         const int64_t end = smaller(first + width, layer->n_gates);
-        gate_products(net, layer, first, end, pass->n_rows);
+        gate_products(net, layer, first, end, pass);
         gates_forward(layer, first, end, draw, net->ld_rows, pass);
         float *H = outputs_of_block(net, layer, first / width, pass);
         experts_forward(H, net, layer, &in, first, end, rows, count, pass);
@@ -223,12 +223,26 @@ static sn_draw layer_draw(const sn_pass *pass, int64_t l)
     return draw;
 }
 
+/* Columns of the input, for experts that are all computed. The hidden units' barrier comes
+   before these. */
+static void transpose_input(const sn_network *net, int64_t l, const sn_pass *pass)
+{
+    const sn_input in = whole_input_of(net, l, pass);
+    if (!computes_all(net->layers + l, pass) || !in.columns)
+        return;
+#pragma omp for schedule(static) nowait
+    for (int64_t b = 0; b < pass->n_rows; b += SN_PAD)
+        transpose(net->input_columns + b, net->ld_rows, in.rows.x + b * in.rows.ld,
+                  in.rows.ld, smaller(SN_PAD, pass->n_rows - b), in.rows.ld);
+}
+
 static void layer_forward(sn_network *net, int64_t l, const sn_pass *pass)
 {
     sn_layer *layer = net->layers + l;
     sn_draw draw;
     if (pass->draw)
         draw = layer_draw(pass, l);
+    transpose_input(net, l, pass);
     hidden_forward(net, l, pass);
     units_forward(net, l, pass->draw ? &draw : NULL, pass);
     if (l < net->n_layers - 1)

@@ -33,12 +33,21 @@ typedef struct {
     int is_sparse;   /* the network's input, in training; see sparse.c */
 } sn_pass;
 
-/* The input of layer l, with its nonzeros where all rows are multiplied by them. */
+/* Where this pass transposes rows of n floats to; NULL where it does not. */
+static float *columns_of(float *columns, int64_t n, const sn_pass *pass)
+{
+    return pass->training && are_columns_faster(n, pass->n_rows) ? columns : NULL;
+}
+
+/* The input of layer l for products in which all rows meet all units: its nonzeros or its
+   columns, where those are faster. */
 static sn_input whole_input_of(const sn_network *net, int64_t l, const sn_pass *pass)
 {
     sn_input in = input_of(net, l, pass->index);
     in.nonzeros = l == 0 && pass->is_sparse ? &net->nonzeros : NULL;
     in.panel = pass->gradient;
+    if (!in.nonzeros && !in.has_blocks)
+        in.columns = columns_of(net->input_columns, in.rows.ld, pass);
     return in;
 }
 
@@ -58,6 +67,7 @@ static void hidden_forward(const sn_network *net, int64_t l, const sn_pass *pass
     sn_layer *layer = net->layers + l;
     const sn_input in = whole_input_of(net, l, pass);
     const int64_t width = panel_width(layer->n_hidden), ld = layer->ld_hidden;
+    float *columns = columns_of(net->hidden_columns, ld, pass);
 #pragma omp for schedule(dynamic) collapse(2)
     for (int64_t first = 0; first < n_rows; first += PANEL_ROWS)
         for (int64_t m = 0; m < layer->n_hidden; m += width) {
@@ -67,6 +77,9 @@ static void hidden_forward(const sn_network *net, int64_t l, const sn_pass *pass
             row_products(U, 1, ld, &layer->hidden, m, n, &in, net->indices + first, rows);
             for (int64_t b = first; b < first + rows; b++)
                 tanh_row(U + b * ld, padded(n));
+            if (columns)
+                transpose(columns + m * net->ld_rows + first, net->ld_rows, U + first * ld,
+                          ld, rows, padded(n));
         }
 }
 
@@ -76,6 +89,12 @@ static void unit_major_products(float *out, const sn_network *net, const sn_para
                                 int64_t first, int64_t end, const sn_input *in,
                                 int64_t n_rows)
 {
+    if (in->columns) {
+        column_products(out + first * net->ld_rows, net->ld_rows, p->weight + first * p->ld,
+                        p->ld, p->bias + first, end - first, in->columns, net->indices,
+                        n_rows, p->ld);
+        return;
+    }
     for (int64_t b = 0; b < n_rows; b += PANEL_ROWS)
         row_products(out + first * net->ld_rows, net->ld_rows, 1, p, first, end - first, in,
                      net->indices + b, smaller(PANEL_ROWS, n_rows - b));
@@ -83,10 +102,12 @@ static void unit_major_products(float *out, const sn_network *net, const sn_para
 
 /* a (K, B), of gates [first, end) */
 static void gate_products(const sn_network *net, sn_layer *layer, int64_t first,
-                          int64_t end, int64_t n_rows)
+                          int64_t end, const sn_pass *pass)
 {
-    const sn_input hidden = {.rows = {.x = layer->hidden_output, .ld = layer->ld_hidden}};
-    unit_major_products(layer->a, net, &layer->gate, first, end, &hidden, n_rows);
+    const int64_t ld = layer->ld_hidden;
+    const sn_input hidden = {.rows = {.x = layer->hidden_output, .ld = ld},
+                             .columns = columns_of(net->hidden_columns, ld, pass)};
+    unit_major_products(layer->a, net, &layer->gate, first, end, &hidden, pass->n_rows);
 }
 
 /* ---- Downwards ---------------------------------------------------------------------- */

@@ -10,6 +10,8 @@ typedef struct {
     sn_blocks blocks;
     const sn_nonzeros *nonzeros; /* NULL where sparse_products would not pay */
     float *panel;                /* scratch for it, (UPDATE_UNITS, ld) */
+    const float *columns;        /* (ld, ld_rows) the rows transposed; NULL where
+                                    column_products would not pay */
 } sn_input;
 
 /* The filled chunks of a row: see sn_rows. Images, counts and indicators are zeros for the

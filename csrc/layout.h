@@ -39,6 +39,9 @@ static inline int64_t sn_piece_count(int64_t n)
     return (n - 1) / PIECE + 1;
 }
 
+/* Rows of at most so many floats are short: see columns.c. */
+enum { SHORT_ROW = 128 };
+
 /* Length of nearly equal pieces of rows of n floats. */
 static inline int64_t piece_length(int64_t n)
 {

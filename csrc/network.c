@@ -186,7 +186,7 @@ static void scores(sn_network *net, int64_t l, const float *X, int64_t n_rows,
 #pragma omp for schedule(dynamic)
         for (int64_t first = 0; first < layer->n_gates; first += width) {
             const int64_t end = smaller(first + width, layer->n_gates);
-            gate_products(net, layer, first, end, n_rows);
+            gate_products(net, layer, first, end, &pass);
             for (int64_t k = first; k < end; k++) {
                 gate_value_input(layer, k, n_rows, net->ld_rows);
                 gate_score(layer, k, n_rows, net->ld_rows);

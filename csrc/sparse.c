@@ -72,24 +72,6 @@ static int is_sparse(const sn_network *net, int64_t n_rows)
     return sparse < dense;
 }
 
-/* Weights of up to `width` units, input by input; those of units behind the last are zero.
-   OUT panel (n, width). IN w (n_units, ld_w), n a multiple of SN_PAD. */
-static void transpose_panel(float *panel, int64_t width, const float *w, int64_t ld_w,
-                            int64_t n_units, int64_t n)
-{
-#define LOAD(i)                                                                        \
-    const sn_vec v##i = u + i < n_units ? sn_load(w + (u + i) * ld_w + d) : (sn_vec){0};
-#define STORE(i) sn_store(panel + (d + i) * width + u, t##i);
-    for (int64_t u = 0; u < width; u += SN_LANES)
-        for (int64_t d = 0; d < n; d += SN_LANES) {
-            SN_EACH_LANE(LOAD)
-            SN_TRANSPOSE
-            SN_EACH_LANE(STORE)
-        }
-#undef LOAD
-#undef STORE
-}
-
 /* sum (units) = panel' x of a row of `count` nonzeros. A kernel sums several nonzeros side
    by side, so that no addition waits for the one before. */
 #define START(i, j) sn_vec sum##i##j = {0};
@@ -167,7 +149,7 @@ static void store_sums(const dot_output *o, const float *sum, int64_t width,
         }
         return;
     }
-    transpose_panel(by_unit, ROWS_TOGETHER, sum, width, n_rows, width);
+    transpose(by_unit, ROWS_TOGETHER, sum, width, n_rows, width);
     for (int64_t i = 0; i < n_units; i++) {
         float *out = o->out + i * o->ld_unit;
         for (int64_t r = 0; r < n_rows; r++)
@@ -191,8 +173,7 @@ static void sparse_products(float *out, int64_t ld_unit, int64_t ld_row, const f
         const int64_t units = smaller(width, n_units - i);
         for (int64_t p = 0; p < pieces; p++) {
             const int64_t d = p * length;
-            transpose_panel(panel, width, w + i * ld_w + d, ld_w, units,
-                            smaller(length, n - d));
+            transpose(panel, width, w + i * ld_w + d, ld_w, units, smaller(length, n - d));
             for (int64_t b = first; b < end; b += ROWS_TOGETHER) {
                 const int64_t rows = smaller(ROWS_TOGETHER, end - b);
                 const dot_output o = {out + i * ld_unit + b * ld_row, ld_unit, ld_row,

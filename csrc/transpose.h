@@ -1,7 +1,8 @@
-/* Squares of as many vectors as a vector has lanes. */
+/* Transposition, in squares of as many vectors as a vector has lanes. */
 #ifndef SN_TRANSPOSE_H
 #define SN_TRANSPOSE_H
 
+#include "layout.h"
 #include "vector.h"
 
 #if SN_LANES == 16
@@ -42,5 +43,23 @@
     SN_INTERLEAVE(a, 1, 3, b, 2, 3)
 #define SN_TRANSPOSE SN_ROUND(v, p) SN_ROUND(p, t)
 #endif
+
+/* OUT out (n, ld_out), as many columns of it as rows are padded to, those behind the last
+   row zero. IN x (n_rows, ld_x), n a multiple of SN_PAD. */
+static void transpose(float *out, int64_t ld_out, const float *x, int64_t ld_x,
+                      int64_t n_rows, int64_t n)
+{
+#define LOAD(i)                                                                        \
+    const sn_vec v##i = r + i < n_rows ? sn_load(x + (r + i) * ld_x + d) : (sn_vec){0};
+#define STORE(i) sn_store(out + (d + i) * ld_out + r, t##i);
+    for (int64_t r = 0; r < padded(n_rows); r += SN_LANES)
+        for (int64_t d = 0; d < n; d += SN_LANES) {
+            SN_EACH_LANE(LOAD)
+            SN_TRANSPOSE
+            SN_EACH_LANE(STORE)
+        }
+#undef LOAD
+#undef STORE
+}
 
 #endif

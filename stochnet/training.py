@@ -6,11 +6,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from stochnet._kernels.arrays import copy_above
 from stochnet.network import FITTING_FLOATS
 
 #: Gate scores that calibration may hold at a time, and the rows that it takes at most.
 CALIBRATION_SCORES = 1 << 23
 CALIBRATION_ROWS = 2048
+
+#: Scores that are compared at a time where a threshold is sought.
+SCORES_AT_ONCE = 1 << 16
 
 #: Mini-batches of one call of the engine, between which an interrupt is noticed.
 BATCHES_PER_CALL = 512
@@ -153,7 +157,7 @@ def threshold_for(chunks, density, size):
 
     Parameters
     ----------
-    chunks : iterable of ndarray
+    chunks : iterable of ndarray, float32
         The scores, of which the largest alone are kept.
     density : float in (0, 1]
     size : int
@@ -162,23 +166,20 @@ def threshold_for(chunks, density, size):
     n_above = round(density * size)
     if n_above >= size:
         return -np.inf
-    largest, least, n = [], -np.inf, 0
+    n_kept, n, least = n_above + 1, 0, -np.inf
+    largest = np.empty(2 * n_kept + SCORES_AT_ONCE, dtype=np.float32)
     for scores in chunks:
-        above = scores[scores > least]
-        largest.append(above)
-        n += above.size
-        if n > 2 * (n_above + 1):  # a partition takes as long whatever it leaves
-            largest, n = [_largest(largest, n_above + 1)], n_above + 1
-            least = largest[0][0]
-    return float(_largest(largest, n_above + 1)[0])
-
-
-def _largest(pieces, n):
-    """The n largest of all, or all if there are fewer; the least of them first."""
-    every = np.concatenate(pieces)
-    surplus = max(len(every) - n, 0)
-    every.partition(surplus)
-    return every[surplus:]
+        scores = scores.ravel()
+        for start in range(0, len(scores), SCORES_AT_ONCE):
+            piece = scores[start : start + SCORES_AT_ONCE]
+            n += copy_above(largest[n:], piece, least)
+            if n > 2 * n_kept:  # often enough, as each time takes about as long
+                largest[:n].partition(n - n_kept)
+                largest[:n_kept] = largest[n - n_kept : n]
+                n, least = n_kept, largest[0]
+    first = max(n - n_kept, 0)
+    largest[:n].partition(first)
+    return float(largest[first])
 
 
 def calibrate(network, calibration, n_threads, validation=None):

@@ -175,6 +175,23 @@ def test_step_of_a_random_shape(seed):
 LARGE = Shape(300, 270, (290, 140), (530, 270), 11)
 
 
+# Rows of up to 128 floats are transposed where there are 16 of them.
+SHORT = {
+    "the longest": Shape(33, 128, (128,), (70,), 3),
+    "longer ones": Shape(33, 129, (129,), (70,), 3),
+    "several panels": Shape(300, 100, (120, 30), (270, 100), 3),
+    "above and below": Shape(40, 200, (20, 60), (90, 40), 3),
+    "blocks": Shape(40, 30, (20, 30), (96, 40), 3, (16, 4)),
+}
+
+
+@pytest.mark.parametrize("shape", SHORT)
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_step_on_short_rows(name, options, shape):
+    network, X, y = make_problem(make(name, **options), SHORT[shape], flip=1e-6)
+    check_step(network, X, y, step=0)
+
+
 @pytest.mark.parametrize("filled", [0.1, 0.6])
 @pytest.mark.parametrize("name", GATERS)
 def test_step_on_inputs_with_zeros(name, filled):

@@ -20,6 +20,7 @@ from helpers import (
 from stochnet import training
 from stochnet.gaters import GATERS
 from stochnet.training import (
+    SCORES_AT_ONCE,
     CalibrationRows,
     Schedule,
     Trainer,
@@ -34,6 +35,7 @@ from stochnet.training import (
 
 def threshold(scores, density):
     """`threshold_for` of all scores at once, which is that of any pieces of them."""
+    scores = scores.astype(np.float32)
     found = {
         threshold_for(np.array_split(scores, n, axis=1), density, scores.size)
         for n in (1, 2, 5)
@@ -76,14 +78,29 @@ def test_threshold_for_equal_scores_lets_none_through():
 
 def test_threshold_for_leaves_the_scores_alone():
     scores = np.random.default_rng(0).normal(size=(8, 9))
+    scores = scores.astype(np.float32)
     before = scores.copy()
-    threshold(scores, 0.3)
+    threshold_for([scores], 0.3, scores.size)
     np.testing.assert_array_equal(scores, before)
+
+
+@pytest.mark.parametrize("density", [1e-6, 0.01, 0.3, 0.49, 0.51, 0.99])
+def test_threshold_for_more_scores_than_are_kept(density):
+    """Or compared at a time; the least come first, the largest first, or neither."""
+    n = 5 * SCORES_AT_ONCE + 7
+    ascending = np.arange(n, dtype=np.float32)
+    expected = n - 1 - round(density * n)
+    for scores in (
+        ascending,
+        ascending[::-1],
+        np.random.default_rng(0).permutation(ascending),
+    ):
+        assert threshold(scores.reshape(1, -1), density) == expected
 
 
 def test_threshold_for_rare_gates_is_the_largest_score():
     scores = np.random.default_rng(0).normal(size=(8, 9))
-    assert threshold(scores, 0.001) == scores.max()
+    assert threshold(scores, 0.001) == np.float32(scores.max())
 
 
 # ---------------------------------------------------------------------------

@@ -16,6 +16,7 @@
 #include "../product.c"
 #include "../sums.c"
 #include "../sparse.c"
+#include "../columns.c"
 #include "../block.c"
 #include "../loss.c"
 #include "../enumeration.c"

@@ -34,6 +34,24 @@ def padded_rows(values):
     return out
 
 
+def copy_above(float[::1] out, const float[::1] values, float least):
+    """Copy those that exceed `least`, in order, without a branch for each.
+
+    Returns how many; `out` must have place for all.
+    """
+    cdef Py_ssize_t i, count = 0, n = values.shape[0]
+    if out.shape[0] < n:
+        raise ValueError(f"Expected {n} places, got {out.shape[0]}.")
+    if n == 0:
+        return 0
+    cdef float *chosen = &out[0]
+    cdef const float *value = &values[0]
+    for i in range(n):
+        chosen[count] = value[i]
+        count += value[i] > least
+    return count
+
+
 cdef float *floats(object array, Py_ssize_t size) except? NULL:
     """Pointer to at least `size` float32 in C order; NULL for None."""
     if array is None:

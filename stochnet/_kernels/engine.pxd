@@ -210,6 +210,8 @@ cdef extern from "stochnet.h":
         uint64_t *filled
         int64_t ld_filled
         sn_nonzeros nonzeros
+        float *input_columns
+        float *hidden_columns
         int32_t *target
         const int32_t *indices
         float *partials
@@ -300,6 +302,7 @@ cdef extern from "stochnet.h":
 
 cdef extern from "layout.h":
     enum:
+        SHORT_ROW
         UPDATE_UNITS
     int64_t padded(int64_t n) noexcept nogil
     int64_t sn_row_length(int64_t n) noexcept nogil

@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from stochnet._kernels.arrays cimport Nonzeros, floats, integers, long_integers
 from stochnet._kernels.engine cimport (
-    SN_BASELINE_MEAN, SN_BASELINE_NONE, SN_BASELINE_UNIT, SN_CREDIT_PROBE, engine,
+    SN_BASELINE_MEAN, SN_BASELINE_NONE, SN_BASELINE_UNIT, SN_CREDIT_PROBE, SHORT_ROW, engine,
     padded, sn_draw, sn_examples, sn_index_count, sn_layer, sn_network,
     sn_partials_size, sn_piece_count, sn_row_length, sn_scratch_size,
 )
@@ -115,6 +115,8 @@ cdef class NetworkKernels:
             ("logit_gradient_t", net.n_classes * B),
             ("probability_t", net.n_classes * B),
             ("loss", B),
+            ("input_columns", self.training * SHORT_ROW * B),
+            ("hidden_columns", self.training * SHORT_ROW * B),
             ("scratch", self.n_threads * net.scratch_size),
         ]
         for i in range(net.n_layers):
@@ -152,6 +154,9 @@ cdef class NetworkKernels:
         net.probability_t = floats(views["probability_t"], 1)
         net.loss = floats(views["loss"], 1)
         net.scratch = floats(views["scratch"], 1)
+        if self.training:
+            net.input_columns = floats(views["input_columns"], 1)
+            net.hidden_columns = floats(views["hidden_columns"], 1)
         net.target = integers(target, B)
         net.indices = integers(indices, len(indices))
         self.keep += [buffer, target, filled, indices]
