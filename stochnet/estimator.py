@@ -524,20 +524,21 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         if classes is not None:
             _check_classes(np.unique(classes))
         _check_partial_fit_first_call(self, classes)
-        unknown = np.setdiff1d(y, self.classes_)
-        if len(unknown):
+        codes = np.searchsorted(self.classes_, y).astype(np.int32)
+        np.minimum(codes, len(self.classes_) - 1, out=codes)
+        if (self.classes_[codes] != y).any():
             check_classification_targets(y)  # what is wrong may be more than a label
             raise ValueError(
                 f"`y` has classes not in `self.classes_`. `self.classes_` has "
                 f"{self.classes_}. 'y' has {np.unique(y)}."
             )
-        codes = np.searchsorted(self.classes_, y).astype(np.int32)
         if first:
             self._network = self._new_network(X, len(self.classes_))
             self._calibration = CalibrationRows(self._network)
             self.n_iter_, self.t_ = 0, 0
             self.loss_curve_, self.density_curve_ = [], []
             self.validation_scores_ = self.best_validation_score_ = None
+            self.best_loss_ = None
         trainer = Trainer(
             self._network, self._schedule(len(X)), effective_n_threads(self.n_jobs)
         )
@@ -548,7 +549,9 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         self.t_ += len(X)
         self.loss_curve_.append(self.loss_)
         self.density_curve_ += trainer.history.density
-        self.best_loss_ = min(self.loss_curve_)
+        # the curve is as long as there were calls
+        known = self.loss_curve_ if self.best_loss_ is None else [self.best_loss_]
+        self.best_loss_ = min(self.loss_, *known)
         self._record_training(len(X))
         return self
 

@@ -73,6 +73,7 @@ class CalibrationRows:
         self.seed = network.seed
         self.n_seen = 0
         self._n = 0  # rows of the sample: the first of each array
+        self._last = np.uint64(0)  # the highest of their priorities
         self._arrays = {
             "priority": np.empty(0, dtype=np.uint64),
             "position": np.empty(0, dtype=np.uint64),
@@ -85,6 +86,8 @@ class CalibrationRows:
         position = np.arange(self.n_seen, self.n_seen + len(X), dtype=np.uint64)
         self.n_seen += len(X)
         priority = _hash(position, self.seed)
+        if self._n == self.capacity and priority.min(initial=self._last) == self._last:
+            return
         stays = self._lowest(
             np.concatenate([self._arrays["priority"][: self._n], priority])
         )
@@ -99,6 +102,7 @@ class CalibrationRows:
             # with a mode other than "raise" nothing is copied twice
             more = array[start : self._n]
             np.take(rows[name], new[n_left:], axis=0, out=more, mode="clip")
+        self._last = self._arrays["priority"][: self._n].max(initial=0)
 
     def _lowest(self, priority):
         """Mask of those that are kept."""
