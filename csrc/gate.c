@@ -94,23 +94,12 @@ static int64_t strip_length(const gate_strip *strip)
 static void add_gate_noise(sn_unit_row *row, float *restrict a, float *restrict noisy,
                            const sn_draw *draw, const gate_strip *strip)
 {
-    for (int64_t i = 0; i < strip->n_gates; i++)
-        additive(noisy + i * strip->ld_rows, row->noise, draw,
-                 (uint32_t)(strip->first + i), padded(strip->n_rows));
+    additive(noisy, row->noise, draw, (uint32_t)strip->first, strip->n_gates,
+             padded(strip->n_rows));
     float *target = row->noise->draw_only ? noisy : a;
     for (int64_t b = 0; b < row->n; b++)
         target[b] = a[b] + noisy[b];
     row->a_draw = target;
-}
-
-static void draw_uniforms(float *z, const sn_draw *draw, uint32_t purpose,
-                          const gate_strip *strip)
-{
-    const int64_t n = padded(strip->n_rows);
-    if (strip->n_gates == 1)
-        uniform(z, draw, purpose, (uint32_t)strip->first, n);
-    else
-        uniforms(z, draw, purpose, (uint32_t)strip->first, strip->n_gates, n);
 }
 
 /* OUT z, one row for each gate of the strip. */
@@ -120,9 +109,9 @@ static void draw_noise(float *z, const sn_unit *unit, const sn_noise *noise,
     const int64_t n = padded(strip->n_rows);
     const uint32_t first = (uint32_t)strip->first;
     if (unit->z == SN_Z_UNIFORM)
-        draw_uniforms(z, draw, SN_UNIFORM, strip);
-    for (uint32_t i = 0; unit->z == SN_Z_ADDITIVE && i < strip->n_gates; i++)
-        additive(z + i * strip->ld_rows, noise, draw, first + i, n);
+        uniforms(z, draw, SN_UNIFORM, first, strip->n_gates, n);
+    if (unit->z == SN_Z_ADDITIVE)
+        additive(z, noise, draw, first, strip->n_gates, n);
 }
 
 /* Gates of a strip as they fire in training: h = f(a, z), Eq. 1.
@@ -239,7 +228,8 @@ static void list_credited(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld
 static void gate_probe(sn_layer *layer, const gate_strip *strip, const sn_draw *draw,
                        float *u)
 {
-    draw_uniforms(u, draw, SN_PROBE, strip);
+    uniforms(u, draw, SN_PROBE, (uint32_t)strip->first, strip->n_gates,
+             padded(strip->n_rows));
     for (int64_t i = 0; i < strip->n_gates; i++)
         list_credited(layer, strip->first + i, strip->n_rows, strip->ld_rows,
                       u + i * strip->ld_rows);

@@ -11,26 +11,45 @@
 #include "stochnet.h"
 #include "vector.h"
 
-SN_INLINE void philox_round(uint32_t c[4], uint32_t k0, uint32_t k1)
+/* As many counters at once as a vector has lanes of 64 bits, one word of each: in the lower
+   half of its lane, where the product of two words has place. Upper halves mean nothing. */
+enum { SN_WORDS = SN_LANES / 2 };
+typedef uint64_t sn_words __attribute__((vector_size(8 * SN_WORDS)));
+
+/* Products of the lower halves. GCC does not find these instructions by itself. */
+SN_INLINE sn_words sn_multiply(sn_words a, sn_words b)
 {
-    const uint64_t p0 = (uint64_t)0xD2511F53u * c[0];
-    const uint64_t p1 = (uint64_t)0xCD9E8D57u * c[2];
-    const uint32_t c1 = c[1], c3 = c[3];
-    c[0] = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
-    c[1] = (uint32_t)p1;
-    c[2] = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-    c[3] = (uint32_t)p0;
+#if defined(__AVX512F__)
+    return (sn_words)_mm512_mul_epu32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return (sn_words)_mm256_mul_epu32((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+    return (sn_words)_mm_mul_epu32((__m128i)a, (__m128i)b);
+#else
+    return (a & 0xFFFFFFFFu) * (b & 0xFFFFFFFFu);
+#endif
 }
 
-/* OUT out (4). IN counter (4), key (2). */
-SN_INLINE void philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2])
+SN_INLINE void philox_round(sn_words c[4], uint32_t k0, uint32_t k1)
 {
-    uint32_t c[4] = {counter[0], counter[1], counter[2], counter[3]};
+    const sn_words zero = {0}, m0 = zero + 0xD2511F53u, m1 = zero + 0xCD9E8D57u;
+    const sn_words p0 = sn_multiply(m0, c[0]), p1 = sn_multiply(m1, c[2]);
+    c[0] = p1 >> 32 ^ c[1] ^ (uint64_t)k0;
+    c[1] = p1;
+    c[2] = p0 >> 32 ^ c[3] ^ (uint64_t)k1;
+    c[3] = p0;
+}
+
+/* Two at a time, as a round of one waits for the round before.
+   INOUT c, d: the counters' four words, then as many random ones. IN key (2). */
+SN_INLINE void philox(sn_words c[4], sn_words d[4], const uint32_t key[2])
+{
 #pragma GCC unroll 10
-    for (uint32_t round = 0; round < 10; round++)
-        philox_round(c, key[0] + round * 0x9E3779B9u, key[1] + round * 0xBB67AE85u);
-    for (int i = 0; i < 4; i++)
-        out[i] = c[i];
+    for (uint32_t round = 0; round < 10; round++) {
+        const uint32_t k0 = key[0] + round * 0x9E3779B9u, k1 = key[1] + round * 0xBB67AE85u;
+        philox_round(c, k0, k1);
+        philox_round(d, k0, k1);
+    }
 }
 
 #endif

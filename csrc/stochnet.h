@@ -294,7 +294,7 @@ typedef struct {
     void (*uniform)(float *out, const sn_draw *draw, uint32_t purpose, uint32_t unit,
                     int64_t n);
     void (*additive)(float *out, const sn_noise *noise, const sn_draw *draw,
-                     uint32_t unit, int64_t n);
+                     uint32_t first, int64_t n_units, int64_t n);
     void (*uniform_weights)(float *w, int64_t ld_w, const sn_draw *draw, float limit,
                             int64_t n_units, int64_t n, int32_t n_threads);
 

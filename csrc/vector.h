@@ -5,7 +5,7 @@
 #define SN_VECTOR_H
 
 #include <stdint.h>
-#if defined(__AVX2__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -101,6 +101,21 @@ SN_INLINE float sn_sum(sn_vec v)
     return (u.part[0][0] + u.part[0][2]) + (u.part[0][1] + u.part[0][3]);
 }
 
+/* Whether any lane is not zero, as numbers that are none are not. */
+SN_INLINE int sn_any(sn_vec v)
+{
+#if SN_LANES == 16
+    return _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_NEQ_UQ) != 0;
+#elif SN_LANES == 8
+    return _mm256_movemask_ps(_mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_NEQ_UQ)) != 0;
+#else
+    int any = 0;
+    for (int i = 0; i < SN_LANES; i++)
+        any |= v[i] != 0.0f;
+    return any;
+#endif
+}
+
 /* Sum of n floats: lanes first, then what does not fill a vector, ascending. */
 SN_INLINE float sn_row_sum(const float *x, int64_t n)
 {
@@ -177,6 +192,20 @@ SN_INLINE sn_vec sn_sum_4_by_3(const sn_vec v[4][3])
 #else
 #define SN_INTERLEAVE_LOW(a, b) SN_SHUFFLE(a, b, 0, 4, 1, 5)
 #define SN_INTERLEAVE_HIGH(a, b) SN_SHUFFLE(a, b, 2, 6, 3, 7)
+#endif
+
+/* The same, two lanes at a time. */
+#if SN_LANES == 16
+#define SN_INTERLEAVE_PAIRS_LOW(a, b)                                                  \
+    SN_SHUFFLE(a, b, 0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23)
+#define SN_INTERLEAVE_PAIRS_HIGH(a, b)                                                 \
+    SN_SHUFFLE(a, b, 8, 9, 24, 25, 10, 11, 26, 27, 12, 13, 28, 29, 14, 15, 30, 31)
+#elif SN_LANES == 8
+#define SN_INTERLEAVE_PAIRS_LOW(a, b) SN_SHUFFLE(a, b, 0, 1, 8, 9, 2, 3, 10, 11)
+#define SN_INTERLEAVE_PAIRS_HIGH(a, b) SN_SHUFFLE(a, b, 4, 5, 12, 13, 6, 7, 14, 15)
+#else
+#define SN_INTERLEAVE_PAIRS_LOW(a, b) SN_SHUFFLE(a, b, 0, 1, 4, 5)
+#define SN_INTERLEAVE_PAIRS_HIGH(a, b) SN_SHUFFLE(a, b, 2, 3, 6, 7)
 #endif
 
 /* Bit i says how x[i] compares with y, for 16 floats. */

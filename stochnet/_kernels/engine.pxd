@@ -244,7 +244,7 @@ cdef extern from "stochnet.h":
         void (*uniform)(
             float *, const sn_draw *, uint32_t, uint32_t, int64_t) noexcept nogil
         void (*additive)(
-            float *, const sn_noise *, const sn_draw *, uint32_t, int64_t
+            float *, const sn_noise *, const sn_draw *, uint32_t, int64_t, int64_t
         ) noexcept nogil
         void (*uniform_weights)(
             float *, int64_t, const sn_draw *, float, int64_t, int64_t, int32_t

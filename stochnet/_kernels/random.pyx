@@ -117,7 +117,7 @@ def additive(n_units, n_rows, noise, key, *, step=0, layer=0, mode="training", r
     cdef float *start = floats(out, out.size)
     cdef Py_ssize_t n = length, unit
     for unit in range(n_units):
-        engine.additive(start + unit * n, &c_noise, &draw, <uint32_t>unit, n)
+        engine.additive(start + unit * n, &c_noise, &draw, <uint32_t>unit, 1, n)
     return out[:, :n_rows]
 
 
