@@ -121,46 +121,55 @@ static void write_output(const sn_network *net, const sn_layer *layer, const flo
     }
 }
 
-/* Where the outputs of the experts of a block of gates go, as the address that expert 0
-   would have: to their place, or, in prediction, where nobody reads them once the block is
-   done, to the place of one block for each thread, which stays in cache. */
-static float *outputs_of_block(const sn_network *net, const sn_layer *layer, int64_t block,
-                               const sn_pass *pass)
+/* Whether pre-activations are read again once their block of gates is done. */
+static int keeps_a(const sn_layer *layer, const sn_pass *pass)
+{
+    const int reads = !estimator_table[layer->estimator]->ignores_a;
+    return pass->training && (reads || layer->sigmoid_derivative);
+}
+
+/* Where `all`, n_rows rows of floats for each gate, is written for a block of gates, as the
+   address that gate 0 would have: in its place, or, where nobody reads it once the block is
+   done, in that of one block for each thread, which stays in cache. */
+static float *place_of_block(float *all, int64_t n_rows, int is_kept, const sn_network *net,
+                             const sn_layer *layer, int64_t block, const sn_pass *pass)
 {
     const int64_t width = sn_block_width(layer);
-    if (pass->training || pass->n_threads * width > layer->n_gates)
-        return layer->expert_output;
-    const int64_t by = (pass->thread - block) * width * layer->experts_per_gate;
-    const int64_t bytes = by * net->ld_rows * (int64_t)sizeof *layer->expert_output;
-    return (float *)((uintptr_t)layer->expert_output + (uintptr_t)bytes);
+    if (is_kept || pass->n_threads * width > layer->n_gates)
+        return all;
+    const int64_t by = (pass->thread - block) * width * n_rows;
+    const int64_t bytes = by * net->ld_rows * (int64_t)sizeof *all;
+    return (float *)((uintptr_t)all + (uintptr_t)bytes);
 }
 
 /* Gates and experts of one layer, block by block, and their part of the readout. */
 static void units_forward(sn_network *net, int64_t l, const sn_draw *draw,
                           const sn_pass *pass)
 {
-    sn_layer *layer = net->layers + l;
-    const sn_input in = computes_all(layer, pass) ? whole_input_of(net, l, pass)
+    const sn_layer *whole = net->layers + l;
+    sn_layer layer = *whole; /* with the block's places */
+    const sn_input in = computes_all(whole, pass) ? whole_input_of(net, l, pass)
                                                   : input_of(net, l, pass->index);
-    const int64_t width = sn_block_width(layer);
-    const int last = l == net->n_layers - 1;
-    const int32_t *rows = pass->training ? layer->credited : layer->rows;
-    const int32_t *count = pass->training ? layer->n_credited : layer->count;
+    const int64_t width = sn_block_width(whole), G = whole->experts_per_gate;
+    const int last = l == net->n_layers - 1, keeps = keeps_a(whole, pass);
+    const int32_t *rows = pass->training ? whole->credited : whole->rows;
+    const int32_t *count = pass->training ? whole->n_credited : whole->count;
 #pragma omp for schedule(dynamic)
-    for (int64_t first = 0; first < layer->n_gates; first += width) {
-        const int64_t end = smaller(first + width, layer->n_gates);
-        gate_products(net, layer, first, end, pass);
-        gates_forward(layer, first, end, draw, net->ld_rows, pass);
-        float *H = outputs_of_block(net, layer, first / width, pass);
-        experts_forward(H, net, layer, &in, first, end, rows, count, pass);
+    for (int64_t first = 0; first < whole->n_gates; first += width) {
+        const int64_t end = smaller(first + width, whole->n_gates), block = first / width;
+        layer.a = place_of_block(whole->a, 1, keeps, net, whole, block, pass);
+        float *H = place_of_block(whole->expert_output, G, pass->training, net, whole, block,
+                                  pass);
+        gate_products(net, &layer, first, end, pass);
+        gates_forward(&layer, first, end, draw, net->ld_rows, pass);
+        experts_forward(H, net, &layer, &in, first, end, rows, count, pass);
         if (!last) {
-            write_output(net, layer, H, first, end, pass->n_rows);
+            write_output(net, &layer, H, first, end, pass->n_rows);
             continue;
         }
-        float *partial =
-            cleared_partial(net, first / width, pass->n_rows, net->ld_classes);
+        float *partial = cleared_partial(net, block, pass->n_rows, net->ld_classes);
         for (int64_t k = first; k < end; k++)
-            readout_gate(net, partial, layer, H, k);
+            readout_gate(net, partial, &layer, H, k);
     }
 }
 

@@ -128,6 +128,7 @@ typedef struct {
     int32_t needs_derivative;
     int32_t needs_difference; /* dl_dh is L(h = 1) - L(h = 0); last layer only */
     int32_t needs_z;
+    int32_t ignores_a;      /* but for the sigmoid's derivative */
     float default_temperature; /* 0: it has none */
     void (*gradient)(float *da, const sn_estimator_row *row); /* adds to da */
 } sn_estimator;
@@ -203,7 +204,7 @@ typedef struct {
     /* workspace for batches of up to ld_rows rows */
     float *hidden_output;    /* (B, ld_hidden) U */
     float *hidden_gradient;  /* (B, ld_hidden) */
-    float *a, *h, *da;       /* (K, ld_rows) */
+    float *a, *h, *da;       /* (K, ld_rows), a only where it is read again */
     float *expert_output;    /* (E, ld_rows) */
     float *output;           /* (B, ld_units) y, input of the layer above, or NULL */
     float *output_gradient;  /* (B, ld_units) or NULL */

@@ -22,5 +22,6 @@ static const sn_estimator straight_through = {
     .credit = SN_CREDIT_ALL,
     .credit_choice = 1,
     .credit_probe = 1,
+    .ignores_a = 1,
     .gradient = straight_through_gradient,
 };
