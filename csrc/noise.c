@@ -95,23 +95,6 @@ static void uniform(float *restrict out, const sn_draw *draw, uint32_t purpose,
     uniforms(out, draw, purpose, unit, 1, n);
 }
 
-/* Initial weights, uniform on +-limit; threads share the units.
-   OUT w (n_units, ld_w): n weights of each, then zeros. ld_w a multiple of SN_PAD. */
-static void uniform_weights(float *restrict w, int64_t ld_w, const sn_draw *draw,
-                            float limit, int64_t n_units, int64_t n, int32_t n_threads)
-{
-    (void)n_threads;
-#pragma omp parallel for schedule(static) num_threads(n_threads) if (n_threads > 1)
-    for (int64_t unit = 0; unit < n_units; unit++) {
-        float *row = w + unit * ld_w;
-        uniform(row, draw, SN_WEIGHTS, (uint32_t)unit, ld_w);
-        for (int64_t d = 0; d < n; d++)
-            row[d] = limit * (2.0f * row[d] - 1.0f);
-        for (int64_t d = n; d < ld_w; d++)
-            row[d] = 0.0f;
-    }
-}
-
 static void gaussian(float *restrict out, float scale, int64_t n)
 {
     for (int64_t b = 0; b < n; b++)

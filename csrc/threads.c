@@ -19,10 +19,10 @@
 enum { SERIAL_WORK = 4000000, TINY_WORK = 100000 };
 
 /* Steps in one way before the two are compared; how many such runs there are between two
-   trials of the slower way, twice as many each time that it stays the slower; and a run's
-   weight in the mean of its way. */
-enum { STEPS_OF_RUN = 8, LEAST_WAIT = 16, MOST_WAIT = 512 };
-static const double WEIGHT_OF_RUN = 0.25;
+   trials of the slower way, twice as many each time that it stays the slower; and the weight
+   of a slow run in the mean of its way. */
+enum { STEPS_OF_RUN = 8, LEAST_WAIT = 16, MOST_WAIT = 64 };
+static const double WEIGHT_OF_SLOW_RUN = 0.25;
 
 static double seconds_now(void)
 {
@@ -70,13 +70,14 @@ static double most_seconds(const sn_pace *pace)
     return other > 0.0 ? 2.0 * STEPS_OF_RUN * other : INFINITY;
 }
 
-/* Takes a run into the mean of its way. */
+/* Takes a run into the mean of its way. What a fast one shows is possible now; a slow one
+   may have met with something else. */
 static void end_run(sn_pace *pace)
 {
     const double most = most_seconds(pace);
     const double of_run = (pace->sum < most ? pace->sum : most) / STEPS_OF_RUN;
     double *mean = pace->mean + pace->threaded;
-    *mean += (*mean > 0.0 ? WEIGHT_OF_RUN : 1.0) * (of_run - *mean);
+    *mean += (of_run > *mean && *mean > 0.0 ? WEIGHT_OF_SLOW_RUN : 1.0) * (of_run - *mean);
     pace->sum = 0.0;
     pace->n_steps = 0;
 }
