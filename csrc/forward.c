@@ -128,16 +128,17 @@ static int keeps_a(const sn_layer *layer, const sn_pass *pass)
     return pass->training && (reads || layer->sigmoid_derivative);
 }
 
-/* Where `all`, n_rows rows of floats for each gate, is written for a block of gates, as the
-   address that gate 0 would have: in its place, or, where nobody reads it once the block is
-   done, in that of one block for each thread, which stays in cache. */
-static float *place_of_block(float *all, int64_t n_rows, int is_kept, const sn_network *net,
-                             const sn_layer *layer, int64_t block, const sn_pass *pass)
+/* Where `all`, rows_of_gate rows of floats for each gate, is written for a block of gates,
+   as the address that gate 0 would have: in its place, or, where nobody reads it once the
+   block is done, in that of one block for each thread, which stays in cache. */
+static float *place_of_block(float *all, int64_t rows_of_gate, int is_kept,
+                             const sn_network *net, const sn_layer *layer, int64_t block,
+                             const sn_pass *pass)
 {
     const int64_t width = sn_block_width(layer);
     if (is_kept || pass->n_threads * width > layer->n_gates)
         return all;
-    const int64_t by = (pass->thread - block) * width * n_rows;
+    const int64_t by = (pass->thread - block) * width * rows_of_gate;
     const int64_t bytes = by * net->ld_rows * (int64_t)sizeof *all;
     return (float *)((uintptr_t)all + (uintptr_t)bytes);
 }
