@@ -87,7 +87,7 @@ class CalibrationRows:
         self.n_seen += len(X)
         priority = _hash(position, self.seed)
         if self._n == self.capacity and priority.min(initial=self._last) == self._last:
-            return
+            return  # none comes before those that are kept
         stays = self._lowest(
             np.concatenate([self._arrays["priority"][: self._n], priority])
         )

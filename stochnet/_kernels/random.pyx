@@ -12,14 +12,14 @@ from stochnet._kernels.engine cimport (
 from stochnet._kernels.arrays import row_length
 
 MODES = {"training": SN_TRAINING, "sampling": SN_SAMPLING}
-#: Weights that threads share: fewer take less time than to wake a thread.
-MIN_SHARED_WEIGHTS = 1 << 16
-
 PURPOSES = {
     "gates": SN_UNIFORM, "dropout": SN_DROPOUT, "probe": SN_PROBE,
     "weights": SN_WEIGHTS,
 }
 ADDITIVE = {None: SN_NO_NOISE, "gaussian": SN_GAUSSIAN, "logistic": SN_LOGISTIC}
+
+#: Weights that threads share: fewer take less time than to wake a thread.
+MIN_SHARED_WEIGHTS = 1 << 16
 
 
 cdef sn_noise noise_of(object noise) except *:
