@@ -385,19 +385,18 @@ class Network:
             rows = draw.standard_normal((64, self.n_inputs), dtype=np.float32)
         size = self.prediction_rows(FITTING_FLOATS)
         for i, layer in enumerate(self.layers):
-            mean = layer.gater.noise.mean
+            mean, below = layer.gater.noise.mean, i + 1 < len(self.layers)
+            chunks = self.scores_of_chunks(i, rows, n_threads=n_threads, size=size)
+            chunks = list(chunks) if below else chunks  # which are read once again
             squares = [
-                np.square(scores - mean, dtype=float).mean(axis=0)
-                for scores in self.scores_of_chunks(
-                    i, rows, n_threads=n_threads, size=size
-                )
+                np.square(scores - mean, dtype=float).mean(axis=0) for scores in chunks
             ]
             bias = layer.gater.initial_bias(np.sqrt(np.mean(np.concatenate(squares))))
             layer.gate.bias_values[:] = bias
-            if i + 1 < len(self.layers):
+            if below:
                 # the layers above see this one as sparse as it is going to be
-                scores = self.scores(i, rows, n_threads=n_threads)
-                layer.threshold = np.quantile(scores, 1 - layer.gater.density)
+                scores = np.concatenate(chunks, axis=1)
+                layer.threshold = np.quantile(scores, 1 - layer.gater.density) + bias
         for layer in self.layers:
             layer.threshold = -np.inf
 

@@ -73,7 +73,6 @@ class CalibrationRows:
         self.seed = network.seed
         self.n_seen = 0
         self._n = 0  # rows of the sample: the first of each array
-        self._last = np.uint64(0)  # the highest of their priorities
         self._arrays = {
             "priority": np.empty(0, dtype=np.uint64),
             "position": np.empty(0, dtype=np.uint64),
@@ -86,11 +85,10 @@ class CalibrationRows:
         position = np.arange(self.n_seen, self.n_seen + len(X), dtype=np.uint64)
         self.n_seen += len(X)
         priority = _hash(position, self.seed)
-        if self._n == self.capacity and priority.min(initial=self._last) == self._last:
-            return  # none comes before those that are kept
-        stays = self._lowest(
-            np.concatenate([self._arrays["priority"][: self._n], priority])
-        )
+        kept = self._arrays["priority"][: self._n]
+        if self._n == self.capacity and not (priority < kept.max()).any():
+            return
+        stays = self._lowest(np.concatenate([kept, priority]))
         new = np.flatnonzero(stays[self._n :])
         places = np.flatnonzero(~stays[: self._n])
         start, n_left = self._n, len(places)
@@ -102,7 +100,6 @@ class CalibrationRows:
             # with a mode other than "raise" nothing is copied twice
             more = array[start : self._n]
             np.take(rows[name], new[n_left:], axis=0, out=more, mode="clip")
-        self._last = self._arrays["priority"][: self._n].max(initial=0)
 
     def _lowest(self, priority):
         """Mask of those that are kept."""
