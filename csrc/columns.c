@@ -19,18 +19,22 @@ static int are_columns_faster(int64_t n, int64_t n_rows)
 
 /* out_i = bias[i] + sum over inputs d of w[i, d] column_d, for n_units units.
    OUT out (n_units, ld_rows). IN w (n_units, ld_w), bias (n_units), columns (n, ld_rows),
-   n <= SHORT_ROW, indices 0, 1, ... up to LEAST_INDICES. */
+   n <= SHORT_ROW, indices 0, 1, ... up to LEAST_INDICES. A tile reads its units' weights in
+   turns, which the processor does not foresee: the next units' are asked for. */
 static void column_products(float *out, int64_t ld_rows, const float *w, int64_t ld_w,
                             const float *bias, int64_t n_units, const float *columns,
                             const int32_t *indices, int64_t n_rows, int64_t n)
 {
+    enum { UNITS = 32 };
     const sn_rows in = {.x = columns, .ld = ld_rows};
     const int64_t length = padded(n_rows);
     for (int64_t i = 0; i < n_units; i++)
         for (int64_t b = 0; b < length; b++)
             out[i * ld_rows + b] = bias[i];
-    for (int64_t i = 0; i < n_units; i += LEAST_INDICES)
-        weighted_sums(out + i * ld_rows, ld_rows, indices,
-                      smaller(LEAST_INDICES, n_units - i), w + i * ld_w, ld_w, 1, &in,
-                      indices, n, length, 1.0f);
+    for (int64_t i = 0; i < n_units; i += UNITS) {
+        if (i + UNITS < n_units)
+            sn_prefetch(w + (i + UNITS) * ld_w, smaller(UNITS, n_units - i - UNITS) * ld_w);
+        weighted_sums(out + i * ld_rows, ld_rows, indices, smaller(UNITS, n_units - i),
+                      w + i * ld_w, ld_w, 1, &in, indices, n, length, 1.0f);
+    }
 }

@@ -36,12 +36,13 @@ static int64_t next_dense_tile(const int32_t *count, int64_t k, int64_t end, int
 }
 
 /* Single experts of gates [first, end): dense tiles, and what is gathered between them. */
-static void single_experts_forward(float *H, const sn_network *net,
-                                   const sn_layer *layer, const sn_input *in,
-                                   int64_t first, int64_t end, const int32_t *rows,
-                                   const int32_t *count, int64_t n_rows)
+static void single_experts_forward(const sn_network *net, const sn_layer *layer,
+                                   const sn_input *in, int64_t first, int64_t end,
+                                   const int32_t *rows, const int32_t *count,
+                                   int64_t n_rows)
 {
     const int64_t ld = net->ld_rows;
+    float *H = layer->expert_output;
     for (int64_t k = first, tile; k < end; k = tile + TILE_GATES) {
         tile = next_dense_tile(count, k, end, n_rows);
         expert_forward(H, ld, &layer->expert, 1, &in->rows, rows, count, k, tile);
@@ -57,19 +58,20 @@ static int computes_all(const sn_layer *layer, const sn_pass *pass)
 }
 
 /* Experts of gates [first, end) on the rows listed for each, or all. */
-static void experts_forward(float *H, const sn_network *net, const sn_layer *layer,
+static void experts_forward(const sn_network *net, const sn_layer *layer,
                             const sn_input *in, int64_t first, int64_t end,
                             const int32_t *rows, const int32_t *count,
                             const sn_pass *pass)
 {
     const int64_t ld = net->ld_rows, G = layer->experts_per_gate, n_rows = pass->n_rows;
+    float *H = layer->expert_output;
     const int all = computes_all(layer, pass);
     for (int64_t k = first; k < end; k++)
         layer->reads[k] += G * (all ? n_rows : count[k]);
     if (all)
         unit_major_products(H, net, &layer->expert, first * G, end * G, in, n_rows);
     else if (G == 1 && !in->has_blocks)
-        single_experts_forward(H, net, layer, in, first, end, rows, count, n_rows);
+        single_experts_forward(net, layer, in, first, end, rows, count, n_rows);
     else
         for (int64_t k = first; k < end; k++)
             input_products(H + k * G * ld, ld, 1, &layer->expert, k * G, G, in,
@@ -101,46 +103,68 @@ static void gates_forward(sn_layer *layer, int64_t first, int64_t end, const sn_
     }
 }
 
-/* y (B, E) = h H of gates [first, end), while H is in cache: zero where a gate is, or not
-   written there where readers skip silent blocks. */
-static void write_output(const sn_network *net, const sn_layer *layer, const float *H,
-                         int64_t first, int64_t end, int64_t n_rows)
+/* y (B, E) = h H of gates [first, end), while both are in cache: zero where a gate is, or
+   not written there where readers skip silent blocks. */
+static void write_output(const sn_network *net, const sn_layer *layer, int64_t first,
+                         int64_t end, int64_t n_rows)
 {
     const int64_t G = layer->experts_per_gate, ld = net->ld_rows;
     const int skipped = output_has_blocks(layer);
     for (int64_t k = first; k < end; k++) {
         const int32_t *rows = skipped ? layer->rows + k * ld : net->indices;
         const int64_t count = skipped ? layer->count[k] : n_rows;
-        const float *h = layer->h + k * ld, *Hk = H + k * G * ld;
+        const float *h = layer->h + k * ld, *H = layer->expert_output + k * G * ld;
         for (int64_t j = 0; j < count; j++) {
             const int32_t b = rows[j];
             float *y = layer->output + b * layer->ld_units + k * G;
             for (int64_t g = 0; g < G; g++)
-                y[g] = h[b] != 0.0f ? h[b] * Hk[g * ld + b] : 0.0f;
+                y[g] = h[b] != 0.0f ? h[b] * H[g * ld + b] : 0.0f;
         }
     }
 }
 
-/* Whether pre-activations are read again once their block of gates is done. */
+/* Whether pre-activations are read again once their block of gates is done, */
 static int keeps_a(const sn_layer *layer, const sn_pass *pass)
 {
     const int reads = !estimator_table[layer->estimator]->ignores_a;
     return pass->training && (reads || layer->sigmoid_derivative);
 }
 
-/* Where `all`, rows_of_gate rows of floats for each gate, is written for a block of gates,
-   as the address that gate 0 would have: in its place, or, where nobody reads it once the
-   block is done, in that of one block for each thread, which stays in cache. */
-static float *place_of_block(float *all, int64_t rows_of_gate, int is_kept,
-                             const sn_network *net, const sn_layer *layer, int64_t block,
-                             const sn_pass *pass)
+/* and whether gates and active rows are. */
+static int keeps_gates(const sn_network *net, int64_t l, const sn_pass *pass)
 {
+    return pass->training || l < net->n_layers - 1 || pass->keeps_gates;
+}
+
+/* Where `all`, n_rows rows of 32-bit numbers for each gate, is written for a block of
+   gates, as the address that gate 0 would have: in its place, or, where nobody reads it
+   once the block is done, in that of one block for each thread, which stays in cache. */
+static void *place_of_block(const void *all, int64_t n_rows, int is_kept,
+                            const sn_network *net, const sn_layer *layer, int64_t block,
+                            const sn_pass *pass)
+{
+    enum { BYTES = 4 };
     const int64_t width = sn_block_width(layer);
+    int64_t by = (pass->thread - block) * width * n_rows * net->ld_rows * BYTES;
     if (is_kept || pass->n_threads * width > layer->n_gates)
-        return all;
-    const int64_t by = (pass->thread - block) * width * rows_of_gate;
-    const int64_t bytes = by * net->ld_rows * (int64_t)sizeof *all;
-    return (float *)((uintptr_t)all + (uintptr_t)bytes);
+        by = 0;
+    return (void *)((uintptr_t)all + (uintptr_t)by);
+}
+
+/* Layer l with the places of a block of gates. */
+static sn_layer layer_of_block(const sn_network *net, int64_t l, int64_t block,
+                               const sn_pass *pass)
+{
+    const sn_layer *whole = net->layers + l;
+    const int64_t G = whole->experts_per_gate;
+    const int keeps = keeps_gates(net, l, pass);
+    sn_layer layer = *whole;
+    layer.a = place_of_block(whole->a, 1, keeps_a(whole, pass), net, whole, block, pass);
+    layer.h = place_of_block(whole->h, 1, keeps, net, whole, block, pass);
+    layer.rows = place_of_block(whole->rows, 1, keeps, net, whole, block, pass);
+    layer.expert_output = place_of_block(whole->expert_output, G, pass->training, net,
+                                         whole, block, pass);
+    return layer;
 }
 
 /* Gates and experts of one layer, block by block, and their part of the readout. */
@@ -148,29 +172,25 @@ static void units_forward(sn_network *net, int64_t l, const sn_draw *draw,
                           const sn_pass *pass)
 {
     const sn_layer *whole = net->layers + l;
-    sn_layer layer = *whole; /* with the block's places */
     const sn_input in = computes_all(whole, pass) ? whole_input_of(net, l, pass)
                                                   : input_of(net, l, pass->index);
-    const int64_t width = sn_block_width(whole), G = whole->experts_per_gate;
-    const int last = l == net->n_layers - 1, keeps = keeps_a(whole, pass);
-    const int32_t *rows = pass->training ? whole->credited : whole->rows;
-    const int32_t *count = pass->training ? whole->n_credited : whole->count;
+    const int64_t width = sn_block_width(whole);
 #pragma omp for schedule(dynamic)
     for (int64_t first = 0; first < whole->n_gates; first += width) {
         const int64_t end = smaller(first + width, whole->n_gates), block = first / width;
-        layer.a = place_of_block(whole->a, 1, keeps, net, whole, block, pass);
-        float *H = place_of_block(whole->expert_output, G, pass->training, net, whole, block,
-                                  pass);
+        sn_layer layer = layer_of_block(net, l, block, pass);
+        const int32_t *rows = pass->training ? layer.credited : layer.rows;
+        const int32_t *count = pass->training ? layer.n_credited : layer.count;
         gate_products(net, &layer, first, end, pass);
         gates_forward(&layer, first, end, draw, net->ld_rows, pass);
-        experts_forward(H, net, &layer, &in, first, end, rows, count, pass);
-        if (!last) {
-            write_output(net, &layer, H, first, end, pass->n_rows);
+        experts_forward(net, &layer, &in, first, end, rows, count, pass);
+        if (l < net->n_layers - 1) {
+            write_output(net, &layer, first, end, pass->n_rows);
             continue;
         }
         float *partial = cleared_partial(net, block, pass->n_rows, net->ld_classes);
         for (int64_t k = first; k < end; k++)
-            readout_gate(net, partial, &layer, H, k);
+            readout_gate(net, partial, &layer, k);
     }
 }
 

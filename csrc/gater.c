@@ -25,7 +25,7 @@ static int64_t panel_width(int64_t n)
 typedef struct {
     int64_t n_rows, thread, n_threads;
     const sn_draw *draw; /* NULL: deterministic */
-    int training;
+    int training, keeps_gates;
     gate_scratch gate;
     float *row;      /* one row of weights */
     float *gradient; /* (UPDATE_UNITS) rows of weights */

@@ -146,16 +146,18 @@ static int64_t train(double *loss, double *penalty, sn_network *net,
 }
 
 /* Class probabilities of n_rows <= ld_rows rows, deterministic, or with gates sampled
-   where `draw` is given. A row's bits depend on the row alone.
+   where `draw` is given. A row's bits depend on the row alone. The layers' h and rows are
+   left in place where `keeps_gates`; else the last layer's are lost.
    OUT probability (n_rows, n_classes). IN X (n_rows, n_inputs). */
 static void predict(float *probability, sn_network *net, const float *X, int64_t n_rows,
-                    const sn_draw *draw, int32_t n_threads)
+                    const sn_draw *draw, int keeps_gates, int32_t n_threads)
 {
     const int32_t threads = useful_threads(net, n_rows, n_threads);
     (void)threads;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         sn_pass pass = start_pass(net, n_rows, draw, 0);
+        pass.keeps_gates = keeps_gates;
         copy_rows(net, X, NULL, NULL, &pass);
         for (int64_t l = 0; l < net->n_layers; l++)
             layer_forward(net, l, &pass);

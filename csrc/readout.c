@@ -7,14 +7,14 @@
 
 /* partial (B, ld_classes) += h H V_e for the active rows of gate k and its experts */
 static void readout_gate(const sn_network *net, float *partial, const sn_layer *layer,
-                         const float *outputs, int64_t k)
+                         int64_t k)
 {
     const int64_t ld = net->ld_classes, n_rows = net->ld_rows, G = layer->experts_per_gate;
     const int32_t *rows = layer->rows + k * n_rows, count = layer->count[k];
     const float *h = layer->h + k * n_rows;
     for (int64_t e = k * G; e < (k + 1) * G; e++) {
         const float *V = net->readout.weight + e * ld;
-        const float *H = outputs + e * n_rows;
+        const float *H = layer->expert_output + e * n_rows;
         for (int32_t j = 0; j < count; j++) {
             float *out = partial + rows[j] * ld;
             const float y = h[rows[j]] * H[rows[j]];

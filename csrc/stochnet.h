@@ -204,11 +204,11 @@ typedef struct {
     /* workspace for batches of up to ld_rows rows */
     float *hidden_output;    /* (B, ld_hidden) U */
     float *hidden_gradient;  /* (B, ld_hidden) */
-    float *a, *h, *da;       /* (K, ld_rows), a only where it is read again */
+    float *a, *h, *da;       /* (K, ld_rows), a and h only where they are read again */
     float *expert_output;    /* (E, ld_rows) */
     float *output;           /* (B, ld_units) y, input of the layer above, or NULL */
     float *output_gradient;  /* (B, ld_units) or NULL */
-    int32_t *rows;           /* (K, ld_rows) active rows of each gate */
+    int32_t *rows;           /* (K, ld_rows) active rows of each gate, as h */
     int32_t *count;          /* (K) how many */
     int32_t *gates;          /* (B, K) active gates of each row, where there is output */
     int32_t *n_gates_of_row; /* (B) how many */
@@ -345,7 +345,7 @@ typedef struct {
     int64_t (*train)(double *loss, double *penalty, sn_network *net,
                      const sn_examples *examples, int32_t n_threads);
     void (*predict)(float *probability, sn_network *net, const float *X, int64_t n_rows,
-                    const sn_draw *draw, int32_t n_threads);
+                    const sn_draw *draw, int keeps_gates, int32_t n_threads);
     void (*scores)(sn_network *net, int64_t layer, const float *X, int64_t n_rows,
                    int32_t n_threads);
 } sn_engine;

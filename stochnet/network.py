@@ -590,7 +590,7 @@ class Network:
     def gates(self, X, *, n_threads=1):
         """Yield the list of layers' (n_rows, K) gates for each chunk of rows."""
         for _, chunk, kernels in self._chunks(X, n_threads):
-            kernels.predict(chunk)
+            kernels.predict(chunk, keep_gates=True)
             yield [w["h"][:, : len(chunk)].T.copy() for w in kernels.workspace]
 
     def scores(self, i, X, *, n_threads=1):

@@ -264,7 +264,7 @@ def test_prediction_reads_the_active_pairs(name, draw, shape):
         if not layer.gater.unit_facts["always_fires"]:
             layer.threshold = float(np.median(network.scores(i, X)))
     kernels = NetworkKernels(network, len(X), 1, False)
-    kernels.predict(X, draw=draw)
+    kernels.predict(X, draw=draw, keep_gates=True)
     for i, layer in enumerate(network.layers):
         reads = kernels.workspace[i]["reads"]
         if layer.gater.unit_facts["always_fires"]:

@@ -290,7 +290,7 @@ cdef extern from "stochnet.h":
             double *, double *, sn_network *, const sn_examples *, int32_t
         ) noexcept nogil
         void (*predict)(
-            float *, sn_network *, const float *, int64_t, const sn_draw *, int32_t
+            float *, sn_network *, const float *, int64_t, const sn_draw *, int, int32_t
         ) noexcept nogil
         void (*scores)(
             sn_network *, int64_t, const float *, int64_t, int32_t) noexcept nogil

@@ -275,7 +275,8 @@ cdef class NetworkKernels:
             )
         return loss, penalty, failed
 
-    def predict(self, const float[:, ::1] X, *, draw=None, row=0):
+    def predict(self, const float[:, ::1] X, *, draw=None, row=0,
+                bint keep_gates=False):
         """Class probabilities; `draw` samples the gates of rows from `row` on.
 
         Parameters
@@ -285,6 +286,9 @@ cdef class NetworkKernels:
             Number of the draw; None is the deterministic network.
         row : int
             Number of the first row, a multiple of 4.
+        keep_gates : bool
+            Whether the gates "h" of the last layer are in the workspace afterwards, as
+            those of the layers below are.
 
         Returns
         -------
@@ -303,7 +307,9 @@ cdef class NetworkKernels:
             pointer = &c_draw
         cdef float *probability = floats(out, out.size)
         with nogil:
-            engine.predict(probability, &self.net, &X[0, 0], n, pointer, self.n_threads)
+            engine.predict(
+                probability, &self.net, &X[0, 0], n, pointer, keep_gates, self.n_threads
+            )
         return out
 
     def scores(self, i, const float[:, ::1] X):
