@@ -2,6 +2,7 @@
 
 import os
 import threading
+from functools import lru_cache
 
 import joblib
 from joblib.parallel import get_active_backend
@@ -23,6 +24,21 @@ def _after_fork():
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+@lru_cache(maxsize=1)
+def _count(count, *_setting):
+    return count()
+
+
+def _cpu_count():
+    """CPUs that joblib counts, again where affinity or joblib's own limit has changed.
+
+    It would read files each time, which takes longer than to predict a row.
+    """
+    limit = os.environ.get("LOKY_MAX_CPU_COUNT")
+    affinity = getattr(os, "sched_getaffinity", lambda _: ())(0)
+    return _count(joblib.cpu_count, limit, frozenset(affinity))
 
 
 def effective_n_threads(n_jobs):
@@ -48,10 +64,10 @@ def effective_n_threads(n_jobs):
     else:
         nested = (getattr(get_active_backend()[0], "nesting_level", None) or 0) > 0
         in_main_thread = threading.current_thread() is threading.main_thread()
-        cpus = 1 if nested and not in_main_thread else joblib.cpu_count()
+        cpus = 1 if nested and not in_main_thread else _cpu_count()
         n_threads = min(cpus, max_threads())
         if n_jobs is not None:
-            asked = joblib.cpu_count() + 1 + n_jobs
+            asked = _cpu_count() + 1 + n_jobs
             n_threads = min(asked, n_threads) if nested else asked
     if _Process.serial:
         return 1

@@ -13,9 +13,10 @@ from sklearn.utils.multiclass import (
     _check_partial_fit_first_call,
     check_classification_targets,
 )
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from stochnet._threads import effective_n_threads
+from stochnet._validation import prediction_data, training_data
 from stochnet.gaters import ESTIMATORS, GATERS, NOISES, PENALTIES, make_gater
 from stochnet.network import INITIALIZATIONS, Network, Optimizer
 from stochnet.training import CalibrationRows, Schedule, Trainer, calibrate
@@ -451,7 +452,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
             message names epoch and layer.
         """
         warm = self.warm_start and self.__sklearn_is_fitted__()
-        X, y = self._validate(X, y, reset=not warm)
+        X, y = training_data(self, X, y, reset=not warm)
         check_classification_targets(y)
         classes = np.unique(y)
         if warm and not np.array_equal(classes, self.classes_):
@@ -518,7 +519,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
             or `y` has other labels.
         """
         first = not self.__sklearn_is_fitted__()
-        X, y = self._validate(X, y, reset=first)
+        X, y = training_data(self, X, y, reset=first)
         if first:
             check_classification_targets(y)
         if classes is not None:
@@ -555,12 +556,6 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         self._record_training(len(X))
         return self
 
-    def _validate(self, X, y, reset):
-        with np.errstate(over="ignore"):  # refused, as infinite
-            return validate_data(
-                self, X, y, reset=reset, dtype=np.float32, order="C", multi_output=False
-            )
-
     def _validation_data(self, X_val, y_val, classes):
         """Checked X_val and codes of y_val, or None."""
         if (X_val is None) != (y_val is None):
@@ -569,7 +564,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
             return None
         if not self.early_stopping:
             raise ValueError("X_val and y_val need early_stopping=True.")
-        X_val, y_val = self._validate(X_val, y_val, reset=False)
+        X_val, y_val = training_data(self, X_val, y_val, reset=False)
         unknown = np.setdiff1d(y_val, classes)
         if len(unknown):
             raise ValueError(f"y_val has classes that y does not have: {unknown}.")
@@ -703,7 +698,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
 
     def _ready(self):
         """The network with thresholds that belong to its present weights."""
-        check_is_fitted(self)
+        self._check_is_fitted()
         with _calibrating:
             if self._stale:
                 n_threads = effective_n_threads(self.n_jobs)
@@ -715,19 +710,9 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         """Whether a call has trained a network to its end."""
         return hasattr(self, "_stale")
 
-    def _input(self, X):
-        """Checked rows; numbers of any type are left to be converted chunk by chunk."""
-        check_is_fitted(self)
-        is_number = getattr(getattr(X, "dtype", None), "kind", "O") in "biuf"
-        dtype = "numeric" if is_number else np.float32
-        with np.errstate(over="ignore"):  # refused, as infinite
-            X = validate_data(self, X, reset=False, dtype=dtype)
-        limit = np.finfo(np.float32).max
-        if X.dtype.kind == "f" and not -limit <= X.min() <= X.max() <= limit:
-            raise ValueError(
-                "Input X contains infinity or a value too large for dtype('float32')."
-            )
-        return X
+    def _check_is_fitted(self):
+        if not self.__sklearn_is_fitted__():  # which is asked in no time
+            check_is_fitted(self)
 
     def predict_proba(self, X):
         """Class probabilities of the deterministic network (Appendix A.3).
@@ -745,7 +730,8 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         ndarray of shape (n_samples, n_classes), float32
             Columns in the order of ``classes_``.
         """
-        X = self._input(X)
+        self._check_is_fitted()
+        X = prediction_data(self, X)
         n_threads = effective_n_threads(self.n_jobs)
         return self._ready().predict_proba(X, n_threads=n_threads)
 
@@ -783,7 +769,8 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples, n_classes), float32
         """
-        X = self._input(X)
+        self._check_is_fitted()
+        X = prediction_data(self, X)
         n_draws = check_scalar(n_draws, "n_draws", Integral, min_val=1)
         network = self._ready().with_seed(_seed(random_state))
         n_threads = effective_n_threads(self.n_jobs)
@@ -804,7 +791,8 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         csr_matrix of shape (n_samples, n_gates), float32, or a list of them
             One matrix a layer, a list for several layers.
         """
-        X = self._input(X)
+        self._check_is_fitted()
+        X = prediction_data(self, X)
         chunks = [
             [csr_matrix(h) for h in layers]
             for layers in self._ready().gates(

@@ -540,8 +540,8 @@ class Network:
         """Rows of one prediction call, a multiple of 16, for so many floats."""
         floats = PREDICTION_FLOATS if floats is None else floats
         widest = sum(layer.n_units for layer in self.layers)
-        most = np.clip(CACHED_INPUTS // self.layers[0].n_inputs, 512, 1024)
-        return int(np.clip(floats // (4 * widest), 16, most)) // 16 * 16
+        most = min(max(CACHED_INPUTS // self.layers[0].n_inputs, 512), 1024)
+        return min(max(floats // (4 * widest), 16), most) // 16 * 16
 
     def _chunks(self, X, n_threads, size=None):
         """Yield (start, chunk of X in float32, kernels bound to this call's workspace).

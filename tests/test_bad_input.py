@@ -284,7 +284,8 @@ def assert_same_result(X, other, y):
     assert fits[0].thresholds_ == fits[1].thresholds_
     classes = np.unique(y)
     parts = [
-        make("sts").partial_fit(values, y, classes=classes) for values in (X, other)
+        make("sts").partial_fit(values, y, classes=classes).partial_fit(values, y)
+        for values in (X, other)
     ]
     assert_same_bits(*(copy_of_state(part._network) for part in parts))
     assert parts[0].thresholds_ == parts[1].thresholds_

@@ -22,7 +22,7 @@ CSRC = ROOT / "csrc"
 RANK = {"_kernels": 0, "gaters": 1, "network": 2, "training": 3, "estimator": 4}
 
 # Modules without a rank import what they like. Ranked ones do not import them, except:
-HELPERS = {"training": {"_threads"}, "estimator": {"_threads"}}
+HELPERS = {"training": {"_threads"}, "estimator": {"_threads", "_validation"}}
 
 TOP_LEVEL = {
     "pyproject.toml",

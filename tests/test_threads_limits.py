@@ -52,6 +52,14 @@ def test_no_more_than_there_are_cpus(machine, monkeypatch):
     assert effective_n_threads(None) == 8
 
 
+def test_cpus_are_counted_again_where_that_may_matter(machine, monkeypatch):
+    counts = iter([8, 5])
+    monkeypatch.setattr(joblib, "cpu_count", lambda: next(counts))
+    assert [effective_n_threads(-1) for _ in range(3)] == [8, 8, 8]
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "5")
+    assert [effective_n_threads(-1) for _ in range(3)] == [5, 5, 5]
+
+
 def test_zero_has_no_meaning(machine):
     with pytest.raises(ValueError, match="n_jobs == 0 has no meaning"):
         effective_n_threads(0)

@@ -7,6 +7,7 @@ from scipy.special import expit
 from sklearn.utils import check_X_y
 
 from stochnet._kernels.enumeration import MOST_GATES, enumerate_gates
+from stochnet._validation import prediction_data
 from stochnet.diagnostics.quadrature import (
     MOST_QUADRATURE_GATES,
     RULES,
@@ -144,7 +145,8 @@ class GateProblem:
             If X or a parameter is invalid, or `y` has labels that `fit` did not see.
         """
         if estimator.__sklearn_is_fitted__():
-            X, codes = estimator._input(X), _codes(y, estimator.classes_)
+            X = prediction_data(estimator, X)
+            codes = _codes(y, estimator.classes_)
             return cls.from_network(estimator._ready(), X, codes)
         estimator._validate_params()
         X, y = check_X_y(X, y, dtype=np.float32, order="C")
