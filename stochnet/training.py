@@ -9,8 +9,9 @@ from sklearn.exceptions import ConvergenceWarning
 from stochnet._kernels.arrays import copy_above
 from stochnet.network import FITTING_FLOATS
 
-#: Gate scores that calibration may hold at a time, and the rows that it takes at most.
+#: Gate scores and inputs of the rows that calibration may take, and the most rows.
 CALIBRATION_SCORES = 1 << 23
+CALIBRATION_INPUTS = 1 << 21
 CALIBRATION_ROWS = 2048
 
 #: Scores that are compared at a time where a threshold is sought.
@@ -67,9 +68,9 @@ class CalibrationRows:
 
     def __init__(self, network):
         widest = max(layer.n_units for layer in network.layers)
-        self.capacity = int(
-            np.clip(CALIBRATION_SCORES // widest, 128, CALIBRATION_ROWS)
-        )
+        n_inputs = network.layers[0].n_inputs
+        most = min(CALIBRATION_SCORES // widest, CALIBRATION_INPUTS // n_inputs)
+        self.capacity = min(max(most, 128), CALIBRATION_ROWS)
         self.seed = network.seed
         self.n_seen = 0
         self._n = 0  # rows of the sample: the first of each array

@@ -144,6 +144,16 @@ def test_capacity_bounds_the_scores(n_units, capacity):
     assert len(rows.X) == len(rows.y) == capacity
 
 
+@pytest.mark.parametrize(
+    ("n_inputs", "capacity"), [(1024, 2048), (2048, 1024), (4096, 512), (10**5, 128)]
+)
+def test_capacity_bounds_the_inputs(n_inputs, capacity):
+    rows = CalibrationRows(bare_network(n_inputs=n_inputs))
+    rows.add(np.zeros((600, n_inputs), np.float32), np.zeros(600, np.int32))
+    assert rows.capacity == capacity
+    assert len(rows.X) == min(600, capacity)
+
+
 @pytest.mark.parametrize("n", [1, 2047, 2048])
 def test_all_rows_are_kept_while_there_is_room(n):
     rows = sample(n)
