@@ -244,8 +244,8 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
 
     Notes
     -----
-    Thresholds are calibrated on a sample of at most 2048 training rows, fewer where rows
-    or layers are wide, which is kept with the estimator (and its pickle) so that
+    Thresholds are calibrated on a sample of at most 2048 training rows (fewer where
+    rows or layers are wide), which is kept with the estimator and its pickle so that
     `partial_fit` can calibrate again.
     Where a unit has two deterministic counterparts (E[h | a] or max(0, a) for noisy
     rectifiers, p or sqrt(p) for STS, E[h | a] or sigm(a) stretched and clamped for hard
