@@ -120,15 +120,13 @@ static int64_t train(double *loss, double *penalty, sn_network *net,
         const int64_t n_rows = smaller(examples->batch_size, examples->n - first);
         net->main.decay = alpha / (float)n_rows;
         net->gater.decay = gater_alpha / (float)n_rows;
-        const int paced = is_paced(net, n_rows, n_threads);
-        const int32_t threads = paced ? threads_of_pace(&net->pace, n_threads)
-                                      : useful_threads(net, n_rows, n_threads);
-        const double start = paced ? seconds_now() : 0.0;
+        double start;
+        const int32_t threads = paced_threads(net, n_rows, n_threads, &start);
         (void)threads;
 #pragma omp parallel num_threads(threads) if (threads > 1)
         train_batch(net, examples, first, n_rows, &draw);
-        if (paced && n_rows == examples->batch_size)
-            measure_step(&net->pace, seconds_now() - start);
+        if (n_rows == examples->batch_size)
+            end_pass(&net->pace, n_rows, start);
         double sum = 0.0;
         for (int64_t b = 0; b < n_rows; b++)
             sum += (double)net->loss[b];
@@ -152,7 +150,8 @@ static int64_t train(double *loss, double *penalty, sn_network *net,
 static void predict(float *probability, sn_network *net, const float *X, int64_t n_rows,
                     const sn_draw *draw, int keeps_gates, int32_t n_threads)
 {
-    const int32_t threads = useful_threads(net, n_rows, n_threads);
+    double start;
+    const int32_t threads = paced_threads(net, n_rows, n_threads, &start);
     (void)threads;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
@@ -163,6 +162,7 @@ static void predict(float *probability, sn_network *net, const float *X, int64_t
             layer_forward(net, l, &pass);
         readout_forward(net, n_rows, 0);
     }
+    end_pass(&net->pace, n_rows, start);
     for (int64_t b = 0; b < n_rows; b++)
         memcpy(probability + b * net->n_classes, net->logits + b * net->ld_classes,
                (size_t)net->n_classes * sizeof *probability);

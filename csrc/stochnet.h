@@ -220,14 +220,15 @@ typedef struct {
     int64_t *reads;          /* (K) experts asked for, once per example and pass */
 } sn_layer;
 
-/* How long small training steps took; all zero at first. See threads.c. */
+/* How long small passes took; all zero at first. See threads.c. */
 typedef struct {
-    double mean[2];         /* seconds of a step with one thread, with all */
-    double sum;             /* seconds of the n_steps of this run */
-    int32_t n_steps;
+    int64_t n_rows;         /* of each */
+    double mean[2];         /* seconds of a pass with one thread, with all */
+    double sum;             /* seconds of the n_passes of this run */
+    int32_t n_passes;
     int32_t n_runs, wait;   /* since the last trial of the slower way; until the next */
     int32_t faster;         /* which way is, so far */
-    int32_t threaded;       /* whether this run's steps take all threads */
+    int32_t threaded;       /* whether this run's passes take all threads */
 } sn_pace;
 
 /* What rows have beside zeros, piece by piece (see PIECE). */

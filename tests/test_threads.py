@@ -17,6 +17,7 @@ from helpers import (
 )
 
 from stochnet._kernels.engine import serial_work
+from stochnet._kernels.network import NetworkKernels
 from stochnet.gaters import GATERS
 from stochnet.network import Optimizer
 
@@ -135,10 +136,28 @@ def test_small_steps_try_both_ways_and_give_the_same_bits():
     networks = [network_of("st", shape=shape) for _ in range(2)]
     for n_threads, network in enumerate(networks, start=1):
         network.train(X, y, batch_size=batch_size, n_threads=n_threads)
-    serial, threaded = networks[1]._training_kernels[2].seconds_of_small_step
+    serial, threaded = networks[1]._training_kernels[2].seconds_of_small_pass
     assert serial > 0 and threaded > 0
-    assert networks[0]._training_kernels[2].seconds_of_small_step == (0, 0)
+    assert networks[0]._training_kernels[2].seconds_of_small_pass == (0, 0)
     assert_same_bits(*map(copy_of_state, networks))
+
+
+def test_small_predictions_try_both_ways_and_give_the_same_bits():
+    shape = Shape(0, 60, (30,), (400,), 10)
+    X, _ = make_batch(shape, n_rows=32)
+    network = network_of("st", shape=shape)
+    kernels = [NetworkKernels(network, 32, n_threads, False) for n_threads in (1, 2)]
+    for n_rows in (32, 16):
+        assert 10**5 < n_rows * 30 * 460 < serial_work()
+        expected = kernels[0].predict(X[:n_rows])
+        kernels[1].predict(X[:n_rows])
+        # of passes over other numbers of rows nothing is known
+        assert kernels[1].seconds_of_small_pass == (0, 0)
+        for _ in range(50):
+            np.testing.assert_array_equal(kernels[1].predict(X[:n_rows]), expected)
+        serial, threaded = kernels[1].seconds_of_small_pass
+        assert serial > 0 and threaded > 0
+    assert kernels[0].seconds_of_small_pass == (0, 0)
 
 
 def test_repeated_runs_give_the_same_bits():

@@ -226,7 +226,7 @@ cdef class NetworkKernels:
         self.net.layers[<int>i].value = value
 
     @property
-    def seconds_of_small_step(self):
+    def seconds_of_small_pass(self):
         """Of one thread and of all, on average; 0 for what was not tried."""
         return self.net.pace.mean[0], self.net.pace.mean[1]
 
