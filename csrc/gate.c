@@ -24,10 +24,19 @@ static int32_t active_rows(int32_t *rows, const float *h, int64_t n_rows)
     return count;
 }
 
-/* The same for rows with a score above the threshold. */
+/* The same for rows with a score above the threshold. A few are compared one by one: a
+   vector would wait for what has just been written of it. */
 static int32_t rows_above(int32_t *rows, const float *a, float threshold, int64_t n_rows)
 {
+    enum { FEW = 4 };
     int32_t count = 0;
+    if (n_rows <= FEW) {
+        for (int32_t b = 0; b < (int32_t)n_rows; b++) {
+            rows[count] = b;
+            count += a[b] > threshold;
+        }
+        return count;
+    }
     for (int64_t b = 0; b < n_rows; b += 16)
         count = list_rows(rows, count, b, sn_above(a + b, threshold), n_rows);
     return count;
