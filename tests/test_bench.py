@@ -174,6 +174,34 @@ def test_prediction_has_the_density_and_dense_has_all(shape):
     assert shapes.prediction_density(dense.network, data.X, 1) == [1.0] * n_layers
 
 
+@pytest.mark.parametrize("credit", ["active", "all"])
+@pytest.mark.parametrize("shape", [TINY, TINY_DEEP])
+def test_calls_of_the_estimator_train_the_same_network(shape, credit):
+    data = shapes.make_data(shape, 32)
+    network = shapes.make_network(shape, 0.2, credit)
+    found = with_stochnet.contenders(with_stochnet.TrainingStep, network, data, 1)
+    for _ in range(3):
+        found["stochnet"]()
+        found["stochnet partial_fit"]()
+    called = found["stochnet partial_fit"].run.__self__._network
+    for (name, p), (_, q) in zip(
+        network.parameters(), called.parameters(), strict=True
+    ):
+        np.testing.assert_array_equal(p.weight, q.weight, err_msg=name)
+
+
+@pytest.mark.parametrize("shape", [TINY, TINY_DEEP])
+def test_calls_of_the_estimator_predict_the_same(shape):
+    data = shapes.make_data(shape, 32)
+    network = shapes.make_network(shape, 0.2)
+    shapes.set_thresholds(network, data.X, 0.2, 1)
+    found = with_stochnet.contenders(with_stochnet.Prediction, network, data, 1)
+    for _ in range(3):
+        np.testing.assert_array_equal(
+            found["stochnet"](), found["stochnet predict_proba"]()
+        )
+
+
 def test_a_wrong_density_is_an_error():
     timings = {"stochnet": timing.Timing(1.0, 0.0, 5)}
     case = Case("step", "paper", 0.1, 32, 1, "active")

@@ -1,7 +1,7 @@
 """What is timed: the contenders of a case, proof that they agree, and the result."""
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -19,7 +19,6 @@ from stochnet.bench import (
 )
 from stochnet.bench.shapes import (
     DENSITY_TOLERANCE,
-    LEARNING_RATE,
     SEED,
     Case,
     Data,
@@ -277,24 +276,17 @@ def run_epoch(case, options):
     if options.data is None:
         data = make_data(sizes, batch, n_batches)
     else:
-        X, y = options.data
-        data = Data(X[: batch * n_batches], y[: batch * n_batches], batch)
-    model = GatedMLPClassifier(
-        sizes.n_units,
-        gater_hidden_size=sizes.n_hidden,
-        credit=case.variant,
-        density=case.density,
-        batch_size=batch,
-        learning_rate_init=LEARNING_RATE,
-        firing_rate_step=0.0,
-        random_state=SEED,
-        n_jobs=case.threads,
-    )
-    classes = np.unique(data.y)
-    model.partial_fit(data.X[:batch], data.y[:batch], classes=classes)
-    set_training_density(model._network, data, case.density, case.threads)
+        X, y = (values[: batch * n_batches] for values in options.data)
+        classes, codes = np.unique(y, return_inverse=True)
+        sizes = replace(sizes, n_classes=len(classes))
+        data = Data(X, codes.astype(np.int32), batch)
+    network = make_network(sizes, case.density, case.variant)
+    set_training_density(network, data, case.density, case.threads)
+    model = with_stochnet.classifier_of(network, data, case.threads)
     dense = with_sklearn.make_classifier(sizes.n_units, batch)
-    dense.partial_fit(data.X[:batch], data.y[:batch], classes=classes)
+    dense.partial_fit(
+        data.X[:batch], data.y[:batch], classes=np.arange(sizes.n_classes)
+    )
     contenders = {
         "stochnet": lambda: model.partial_fit(data.X, data.y),
         "scikit-learn": lambda: dense.partial_fit(data.X, data.y),
