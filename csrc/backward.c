@@ -156,7 +156,7 @@ static void units_backward(sn_network *net, int64_t l, int gradients, int steps,
     const sn_draw draw = layer_draw(pass, l);
     const int gates = gradients && sn_sums_by_block(layer);
     const sn_input in = input_of(net, l, pass->index);
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(static)
     for (int64_t block = 0; block < layer->n_gates; block += width) {
         const int64_t block_end = smaller(block + width, layer->n_gates);
         float *dU = gates ? cleared_partial(net, block / width, n_rows, ld) : NULL;
@@ -223,7 +223,7 @@ static void input_gradient(sn_network *net, int64_t l, const sn_pass *pass)
     const int64_t step = skips ? (width + block - 1) / block * block : width;
     float *dx = below->output_gradient;
     int32_t *first = (int32_t *)(void *)pass->gate.z, *last = first + ld;
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(static)
     for (int64_t begin = 0; begin < ld_x; begin += step) {
         const int64_t end = smaller(begin + step, ld_x);
         sn_blocks within = blocks;

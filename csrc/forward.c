@@ -175,7 +175,7 @@ static void units_forward(sn_network *net, int64_t l, const sn_draw *draw,
     const sn_input in = computes_all(whole, pass) ? whole_input_of(net, l, pass)
                                                   : input_of(net, l, pass->index);
     const int64_t width = sn_block_width(whole);
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(static)
     for (int64_t first = 0; first < whole->n_gates; first += width) {
         const int64_t end = smaller(first + width, whole->n_gates), block = first / width;
         sn_layer layer = layer_of_block(net, l, block, pass);

@@ -68,7 +68,7 @@ static void hidden_forward(const sn_network *net, int64_t l, const sn_pass *pass
     const sn_input in = whole_input_of(net, l, pass);
     const int64_t width = panel_width(layer->n_hidden), ld = layer->ld_hidden;
     float *columns = columns_of(net->hidden_columns, ld, pass);
-#pragma omp for schedule(dynamic) collapse(2)
+#pragma omp for schedule(static) collapse(2)
     for (int64_t first = 0; first < n_rows; first += PANEL_ROWS)
         for (int64_t m = 0; m < layer->n_hidden; m += width) {
             const int64_t n = smaller(width, layer->n_hidden - m);
@@ -165,7 +165,7 @@ static void hidden_backward(const sn_network *net, sn_layer *layer, int64_t n_ro
         return;
     }
     const int64_t width = panel_width(layer->n_hidden);
-#pragma omp for schedule(dynamic) collapse(2)
+#pragma omp for schedule(static) collapse(2)
     for (int64_t first = 0; first < n_rows; first += PANEL_ROWS)
         for (int64_t m = 0; m < layer->n_hidden; m += width) {
             const int64_t n = smaller(width, layer->n_hidden - m);
@@ -187,11 +187,11 @@ static void update_gater(sn_network *net, int64_t l, const sn_pass *pass)
     sn_layer *layer = net->layers + l;
     const sn_input in = input_of(net, l, pass->index);
     if (!sn_sums_by_block(layer)) {
-#pragma omp for schedule(dynamic) nowait
+#pragma omp for schedule(static) nowait
         for (int64_t k = 0; k < layer->n_gates; k += UPDATE_UNITS)
             update_gates(net, layer, k, smaller(k + UPDATE_UNITS, layer->n_gates), pass);
     }
-#pragma omp for schedule(dynamic) nowait
+#pragma omp for schedule(static) nowait
     for (int64_t m = 0; m < layer->n_hidden; m += UPDATE_UNITS)
         update_units(&layer->hidden, m, smaller(UPDATE_UNITS, layer->n_hidden - m),
                      &net->gater, layer->hidden_gradient + m, 1, layer->ld_hidden, &in,
