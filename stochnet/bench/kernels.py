@@ -1,6 +1,8 @@
 """Kernels alone, with fresh gates in each repeat and threads that share out units."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,20 +25,23 @@ class Shared:
     kernel : callable
         Takes first unit, last unit and repeats.
     n_units : int
-    pool : ThreadPoolExecutor
-    n_threads : int
+    workers : list of Executor
+        Each keeps its share.
     repeats : int
         Units of work in one call.
     """
 
-    def __init__(self, kernel, n_units, pool, n_threads, repeats):
-        self.kernel, self.pool, self.repeats = kernel, pool, repeats
-        edges = np.linspace(0, n_units, n_threads + 1).astype(int)
+    def __init__(self, kernel, n_units, workers, repeats):
+        self.kernel, self.workers, self.repeats = kernel, workers, repeats
+        edges = np.linspace(0, n_units, len(workers) + 1).astype(int)
         self.ranges = list(zip(edges[:-1], edges[1:], strict=True))
 
     def __call__(self):
         """Run all units `repeats` times and wait."""
-        jobs = [self.pool.submit(self.kernel, *r, self.repeats) for r in self.ranges]
+        jobs = [
+            worker.submit(self.kernel, *share, self.repeats)
+            for worker, share in zip(self.workers, self.ranges, strict=True)
+        ]
         for job in jobs:
             job.result()
 
@@ -69,15 +74,26 @@ class Kernel:
     gathered: float = 0.0
     inputs: float = 0.0
 
-    def contender(self, pool, n_threads):
+    def contender(self, workers):
         """A `Shared` contender with enough repeats for one call to last."""
         repeats = max(1, int(1e9 / max(self.flops, self.n_bytes, 1)))
-        return Shared(self.run, self.n_units, pool, n_threads, repeats)
+        return Shared(self.run, self.n_units, workers, repeats)
 
 
-def make_pool(n_threads):
-    """Threads for `Kernel.contender`."""
-    return ThreadPoolExecutor(n_threads)
+@contextmanager
+def make_workers(n_threads):
+    """Executors of one thread each, for `Kernel.contender`.
+
+    Each thread has a CPU of its own where that can be said: two of them may share one
+    for as long as a call lasts, while another idles.
+    """
+    cpus = sorted(getattr(os, "sched_getaffinity", lambda _: ())(0))
+    with ExitStack() as stack:
+        workers = [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(n_threads)]
+        if len(cpus) >= n_threads:
+            for worker, cpu in zip(workers, cpus, strict=False):
+                worker.submit(os.sched_setaffinity, 0, {cpu}).result()
+        yield workers
 
 
 def dense_rate(n_threads, repeats):
@@ -90,8 +106,8 @@ def dense_rate(n_threads, repeats):
     def kernel(*part):
         timing.dense_forward(out, x, weight, *part)
 
-    with make_pool(n_threads) as pool:
-        run = Shared(kernel, n_units, pool, n_threads, 5)
+    with make_workers(n_threads) as workers:
+        run = Shared(kernel, n_units, workers, 5)
         seconds = best_seconds(run, repeats)
     return 2 * n_units * n_rows * n * run.repeats / seconds
 

@@ -203,16 +203,16 @@ def run_kernel(case, options):
     """Yield a result for each kernel, beside the dense product of all units."""
     X = make_data(case.sizes, case.batch, 1).X
     network = make_network(case.sizes, case.density)
-    with kernels.make_pool(case.threads) as pool:
+    with kernels.make_workers(case.threads) as workers:
         for kernel, density in kernels.expert_kernels(network, X, case.density):
-            yield _time_kernel(kernel, [density], case, options, pool)
+            yield _time_kernel(kernel, [density], case, options, workers)
         for kernel in kernels.dense_kernels(network, X):
-            yield _time_kernel(kernel, [], case, options, pool)
+            yield _time_kernel(kernel, [], case, options, workers)
 
 
-def _time_kernel(kernel, densities, case, options, pool):
+def _time_kernel(kernel, densities, case, options, workers):
     case = Case(**{**case.__dict__, "variant": kernel.name})
-    contenders = {"stochnet": kernel.contender(pool, case.threads)}
+    contenders = {"stochnet": kernel.contender(workers)}
     for name, product in products(case.threads, options.with_torch).items():
         contenders[name] = _product(product, *kernel.product)
     references = [name for name in contenders if name != "stochnet"]
