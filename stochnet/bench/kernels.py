@@ -1,6 +1,7 @@
 """Kernels alone, with fresh gates in each repeat and threads that share out units."""
 
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from stochnet._kernels import timing
 from stochnet._kernels.arrays import aligned_zeros, padded_rows, row_length
 from stochnet.bench.limits import best_seconds
 from stochnet.bench.shapes import SEED
+from stochnet.bench.timing import PAUSE
 
 #: Most row indices that all sets of gates have together.
 _MOST_INDICES = 1 << 24
@@ -106,6 +108,7 @@ def dense_rate(n_threads, repeats):
     def kernel(*part):
         timing.dense_forward(out, x, weight, *part)
 
+    time.sleep(PAUSE)
     with make_workers(n_threads) as workers:
         run = Shared(kernel, n_units, workers, 5)
         seconds = best_seconds(run, repeats)
