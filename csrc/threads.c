@@ -57,8 +57,10 @@ static int32_t paced_threads(const sn_network *net, int64_t n_rows, int32_t n_th
 {
     const int64_t work = work_of_rows(net, n_rows);
     *start = 0.0;
-    if (n_threads == 1 || work < TINY_WORK || work >= SERIAL_WORK)
-        return useful_threads(net, n_rows, n_threads);
+    if (n_threads == 1 || work >= SERIAL_WORK)
+        return n_threads;
+    if (work < TINY_WORK)
+        return 1;
     *start = seconds_now();
     return net->pace.threaded ? n_threads : 1;
 }

@@ -5,9 +5,15 @@ arrays in which they could find nothing pass without them.
 """
 
 import numpy as np
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 _LARGEST = np.finfo(np.float32).max
+
+
+def check_fitted(estimator):
+    """scikit-learn's check, asked only where it raises."""
+    if not estimator.__sklearn_is_fitted__():
+        check_is_fitted(estimator)
 
 
 def _is_plain(estimator, X):
@@ -73,7 +79,6 @@ def prediction_data(estimator, X):
     Parameters
     ----------
     estimator : GatedMLPClassifier
-        Fitted.
     X : array-like of shape (n_rows, n_features)
 
     Returns
@@ -82,9 +87,12 @@ def prediction_data(estimator, X):
 
     Raises
     ------
+    NotFittedError
+        If the estimator is not fitted.
     ValueError
         If X is invalid.
     """
+    check_fitted(estimator)
     if _is_plain(estimator, X):
         return X
     is_number = getattr(getattr(X, "dtype", None), "kind", "O") in "biuf"

@@ -13,10 +13,9 @@ from sklearn.utils.multiclass import (
     _check_partial_fit_first_call,
     check_classification_targets,
 )
-from sklearn.utils.validation import check_is_fitted
 
 from stochnet._threads import effective_n_threads
-from stochnet._validation import prediction_data, training_data
+from stochnet._validation import check_fitted, prediction_data, training_data
 from stochnet.gaters import ESTIMATORS, GATERS, NOISES, PENALTIES, make_gater
 from stochnet.network import INITIALIZATIONS, Network, Optimizer
 from stochnet.training import CalibrationRows, Schedule, Trainer, calibrate
@@ -699,7 +698,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
 
     def _ready(self):
         """The network with thresholds that belong to its present weights."""
-        self._check_is_fitted()
+        check_fitted(self)
         with _calibrating:
             if self._stale:
                 n_threads = effective_n_threads(self.n_jobs)
@@ -710,10 +709,6 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
     def __sklearn_is_fitted__(self):
         """Whether a call has trained a network to its end."""
         return hasattr(self, "_stale")
-
-    def _check_is_fitted(self):
-        if not self.__sklearn_is_fitted__():  # which is asked in no time
-            check_is_fitted(self)
 
     def predict_proba(self, X):
         """Class probabilities of the deterministic network (Appendix A.3).
@@ -731,7 +726,6 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         ndarray of shape (n_samples, n_classes), float32
             Columns in the order of ``classes_``.
         """
-        self._check_is_fitted()
         X = prediction_data(self, X)
         n_threads = effective_n_threads(self.n_jobs)
         return self._ready().predict_proba(X, n_threads=n_threads)
@@ -770,7 +764,6 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples, n_classes), float32
         """
-        self._check_is_fitted()
         X = prediction_data(self, X)
         n_draws = check_scalar(n_draws, "n_draws", Integral, min_val=1)
         network = self._ready().with_seed(_seed(random_state))
@@ -792,7 +785,6 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         csr_matrix of shape (n_samples, n_gates), float32, or a list of them
             One matrix a layer, a list for several layers.
         """
-        self._check_is_fitted()
         X = prediction_data(self, X)
         chunks = [
             [csr_matrix(h) for h in layers]
@@ -830,7 +822,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
     @property
     def coefs_(self):
         """Experts' weights of each layer, then the readout's, (fan_in, fan_out)."""
-        check_is_fitted(self)
+        check_fitted(self)
         network = self._network.predictor
         experts = (layer.expert.values.T for layer in network.layers)
         return [*experts, network.readout.values]
@@ -838,7 +830,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
     @property
     def intercepts_(self):
         """Experts' biases of each layer, then the readout's."""
-        check_is_fitted(self)
+        check_fitted(self)
         network = self._network.predictor
         experts = (layer.expert.bias_values for layer in network.layers)
         return [*experts, network.readout_bias.values[0]]
