@@ -451,7 +451,7 @@ def test_kernels_that_are_timed_do_all_the_work(kernels, n_threads):
     weight = expert.values.copy()
     found = [k for k, _ in kernels.expert_kernels(network, X, 1.0)]
     found += kernels.dense_kernels(network, X)
-    with kernels.make_workers(n_threads) as workers:
+    with timing.make_workers(n_threads) as workers:
         for kernel in found:
             contender = kernel.contender(workers)
             contender.repeats = 1

@@ -1,9 +1,6 @@
 """Kernels alone, with fresh gates in each repeat and threads that share out units."""
 
-import os
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +9,7 @@ from stochnet._kernels import timing
 from stochnet._kernels.arrays import aligned_zeros, padded_rows, row_length
 from stochnet.bench.limits import best_seconds
 from stochnet.bench.shapes import SEED
-from stochnet.bench.timing import PAUSE
+from stochnet.bench.timing import PAUSE, make_workers, share_out
 
 #: Most row indices that all sets of gates have together.
 _MOST_INDICES = 1 << 24
@@ -40,12 +37,8 @@ class Shared:
 
     def __call__(self):
         """Run all units `repeats` times and wait."""
-        jobs = [
-            worker.submit(self.kernel, *share, self.repeats)
-            for worker, share in zip(self.workers, self.ranges, strict=True)
-        ]
-        for job in jobs:
-            job.result()
+        shares = [(*units, self.repeats) for units in self.ranges]
+        share_out(self.workers, self.kernel, shares)
 
 
 @dataclass
@@ -80,22 +73,6 @@ class Kernel:
         """A `Shared` contender with enough repeats for one call to last."""
         repeats = max(1, int(1e9 / max(self.flops, self.n_bytes, 1)))
         return Shared(self.run, self.n_units, workers, repeats)
-
-
-@contextmanager
-def make_workers(n_threads):
-    """Executors of one thread each, for `Kernel.contender`.
-
-    Each thread has a CPU of its own where that can be said: two of them may share one
-    for as long as a call lasts, while another idles.
-    """
-    cpus = sorted(getattr(os, "sched_getaffinity", lambda _: ())(0))
-    with ExitStack() as stack:
-        workers = [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(n_threads)]
-        if len(cpus) >= n_threads:
-            for worker, cpu in zip(workers, cpus, strict=False):
-                worker.submit(os.sched_setaffinity, 0, {cpu}).result()
-        yield workers
 
 
 def dense_rate(n_threads, repeats):

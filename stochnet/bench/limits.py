@@ -3,7 +3,6 @@
 import os
 import platform
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,6 +10,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from scipy.linalg.blas import sgemm
 from threadpoolctl import threadpool_limits
+
+from stochnet.bench.timing import make_workers, share_out
 
 #: Bytes of the buffers that are read, all threads together: from L2 to memory.
 BUFFERS = tuple(2**i for i in (18, 20, 21, 22, 23, 24, 25, 26, 28))
@@ -78,10 +79,8 @@ def measure(n_threads, products, *, repeats=20, own_rate=0.0, at_least=None):
     """
     with threadpool_limits(n_threads):
         sgemm = max(_product_rate(f, repeats) for f in products)
-    with threadpool_limits(1), ThreadPoolExecutor(n_threads) as pool:
-        bandwidth = {
-            size: _bandwidth(size, n_threads, pool, repeats) for size in BUFFERS
-        }
+    with threadpool_limits(1), make_workers(n_threads) as workers:
+        bandwidth = {size: _bandwidth(size, workers, repeats) for size in BUFFERS}
     flops = max(sgemm, own_rate)
     if at_least is not None:
         sgemm, flops = max(sgemm, at_least.sgemm), max(flops, at_least.flops)
@@ -113,24 +112,23 @@ def _product_rate(product, repeats):
     return 2 * MATRIX**3 / best_seconds(lambda: product(a, b), repeats)
 
 
-def _bandwidth(size, n_threads, pool, repeats):
+def _bandwidth(size, workers, repeats):
     """Bytes per second of matrix-vector products, one matrix a thread.
 
     Each thread runs through its matrix several times within one call: along a first
     axis of stride zero.
     """
+    n_threads = len(workers)
     n_rows = max(1, size // (4 * _COLUMNS * n_threads))
     passes = max(1, 2**28 // size)
     generator = np.random.default_rng(0)
     vector = generator.random(_COLUMNS, dtype=np.float32)
-    matrices = []
+    products = []
     for _ in range(n_threads):
         matrix = generator.random((n_rows, _COLUMNS), dtype=np.float32)
         shape, strides = (passes, *matrix.shape), (0, *matrix.strides)
-        matrices.append(as_strided(matrix, shape, strides, writeable=False))
-    seconds = best_seconds(
-        lambda: list(pool.map(lambda m: np.matmul(m, vector), matrices)), repeats
-    )
+        products.append((as_strided(matrix, shape, strides, writeable=False), vector))
+    seconds = best_seconds(lambda: share_out(workers, np.matmul, products), repeats)
     return 4 * _COLUMNS * n_rows * n_threads * passes / seconds
 
 

@@ -29,7 +29,7 @@ from stochnet.bench.shapes import (
     set_training_density,
 )
 from stochnet.bench.targets import target_for
-from stochnet.bench.timing import interleave
+from stochnet.bench.timing import interleave, make_workers
 from stochnet.estimator import GatedMLPClassifier
 
 #: Rows of the fraction of an epoch that is timed.
@@ -203,7 +203,7 @@ def run_kernel(case, options):
     """Yield a result for each kernel, beside the dense product of all units."""
     X = make_data(case.sizes, case.batch, 1).X
     network = make_network(case.sizes, case.density)
-    with kernels.make_workers(case.threads) as workers:
+    with make_workers(case.threads) as workers:
         for kernel, density in kernels.expert_kernels(network, X, case.density):
             yield _time_kernel(kernel, [density], case, options, workers)
         for kernel in kernels.dense_kernels(network, X):

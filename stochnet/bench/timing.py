@@ -1,7 +1,10 @@
 """Timing of contenders in turns, so that what the machine does meanwhile hits all."""
 
 import math
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,3 +96,29 @@ def _sample(run, n_calls, clock):
     for _ in range(n_calls):
         run()
     return (clock() - start) / (n_calls * getattr(run, "repeats", 1))
+
+
+@contextmanager
+def make_workers(n_threads):
+    """Executors of one thread each.
+
+    Each thread has a CPU of its own where that can be said: two of them may share one
+    for as long as a call lasts, while another idles.
+    """
+    cpus = sorted(getattr(os, "sched_getaffinity", lambda _: ())(0))
+    with ExitStack() as stack:
+        workers = [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(n_threads)]
+        if len(cpus) >= n_threads:
+            for worker, cpu in zip(workers, cpus, strict=False):
+                worker.submit(os.sched_setaffinity, 0, {cpu}).result()
+        yield workers
+
+
+def share_out(workers, function, shares):
+    """Call the function with each worker's arguments, all at once, and wait."""
+    jobs = [
+        worker.submit(function, *share)
+        for worker, share in zip(workers, shares, strict=True)
+    ]
+    for job in jobs:
+        job.result()
