@@ -225,10 +225,11 @@ typedef struct {
     int64_t n_rows;         /* of each */
     double mean[2];         /* seconds of a pass with one thread, with all */
     double sum;             /* seconds of the n_passes of this run */
+    double spent, wait;     /* seconds in this way; until the other is tried */
+    double saved;           /* by this way, beside one thread's mean */
     int32_t n_passes;
-    int32_t n_runs, wait;   /* since the last trial of the slower way; until the next */
-    int32_t faster;         /* which way is, so far */
-    int32_t threaded;       /* whether this run's passes take all threads */
+    int32_t threaded;       /* whether this way takes all threads */
+    int32_t wakes;          /* whether its next pass is the first with all */
 } sn_pace;
 
 /* What rows have beside zeros, piece by piece (see PIECE). */
@@ -341,6 +342,7 @@ typedef struct {
                         int32_t *active);
 
     int64_t serial_work; /* multiplications from which a step takes all threads */
+    void (*count_pass)(sn_pace *pace, int64_t n_rows, double seconds);
 
     /* whole network; see network.c */
     int64_t (*train)(double *loss, double *penalty, sn_network *net,

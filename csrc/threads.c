@@ -19,10 +19,10 @@
    them: about 0.2 ms and 10 us of one thread. */
 enum { SERIAL_WORK = 4000000, TINY_WORK = 100000 };
 
-/* Passes in one way before the two are compared; how many such runs there are between two
-   trials of the slower way, twice as many each time that it stays the slower; and the weight
-   of a slow run in the mean of its way. */
-enum { PASSES_OF_RUN = 8, LEAST_WAIT = 16, MOST_WAIT = 64 };
+/* Passes in one way before it is judged; runs of one thread, and of all, that are enough
+   to give the other way another run; how many times what it lost a trial of all threads has
+   to wait for the next; and the weight of a slow run in the mean of its way. */
+enum { PASSES_OF_RUN = 8, LEAST_WAIT = 8, MOST_WAIT = 256, WAIT_FOR_LOST = 32 };
 static const double WEIGHT_OF_SLOW_RUN = 0.25;
 
 static double seconds_now(void)
@@ -65,48 +65,64 @@ static int32_t paced_threads(const sn_network *net, int64_t n_rows, int32_t n_th
     return net->pace.threaded ? n_threads : 1;
 }
 
-/* One barrier that waits may take as long as fifty passes: a run counts as twice the other
-   way at most, and ends there, so that a way takes several within few runs to be the
-   slower. One that was not tried yet has mean 0. */
-static double most_seconds(const sn_pace *pace)
-{
-    const double other = pace->mean[!pace->threaded];
-    return other > 0.0 ? 2.0 * PASSES_OF_RUN * other : INFINITY;
-}
-
 /* Takes a run into the mean of its way. What a fast one shows is possible now; a slow one
    may have met with something else. */
 static void end_run(sn_pace *pace)
 {
-    const double most = most_seconds(pace);
-    const double of_run = (pace->sum < most ? pace->sum : most) / PASSES_OF_RUN;
+    const double of_pass = pace->sum / pace->n_passes;
     double *mean = pace->mean + pace->threaded;
-    *mean += (of_run > *mean && *mean > 0.0 ? WEIGHT_OF_SLOW_RUN : 1.0) * (of_run - *mean);
+    *mean += (of_pass > *mean && *mean > 0.0 ? WEIGHT_OF_SLOW_RUN : 1.0) * (of_pass - *mean);
     pace->sum = 0.0;
     pace->n_passes = 0;
 }
 
-/* Account for a pass that began at `start`, if it was timed, and choose the way of the
-   next. Passes over another number of rows than the last start from the beginning. */
-static void end_pass(sn_pace *pace, int64_t n_rows, double start)
+/* Goes on in the other way, and stays there for `wait` seconds at least. */
+static void change_way(sn_pace *pace, double wait)
 {
-    if (start == 0.0)
-        return;
+    pace->threaded = !pace->threaded;
+    pace->wakes = pace->threaded;
+    pace->saved = pace->spent = 0.0;
+    pace->wait = wait;
+}
+
+/* Account for a pass and choose the way of the next. Passes over another number of rows
+   than the last start from the beginning.
+
+   All threads are left after the first run in which one would have been faster, be it a
+   single pass: where another program has the core, a barrier may wait for milliseconds, and
+   what is fast between two such waits says nothing. How soon they are tried again depends
+   on what they saved or lost since they were chosen. The first pass of a trial wakes
+   threads that sleep, and does not count as a run's. */
+static void count_pass(sn_pace *pace, int64_t n_rows, double seconds)
+{
     if (pace->n_rows != n_rows) {
         *pace = (sn_pace){.n_rows = n_rows};
         return;
     }
-    pace->sum += seconds_now() - start;
-    if (++pace->n_passes < PASSES_OF_RUN && pace->sum < most_seconds(pace))
+    const double serial = pace->mean[0];
+    pace->spent += seconds;
+    pace->sum += seconds;
+    pace->saved += serial - seconds;
+    const int is_slow = pace->threaded && pace->sum > PASSES_OF_RUN * serial;
+    if (pace->wakes && !is_slow) {
+        pace->wakes = 0;
+        pace->sum = 0.0;
+        return;
+    }
+    if (++pace->n_passes < PASSES_OF_RUN && !is_slow)
         return;
     end_run(pace);
-    const int faster = pace->mean[1] < pace->mean[0], was_faster = pace->faster;
-    if (faster != was_faster)
-        pace->wait = LEAST_WAIT;
-    else if (pace->threaded != faster && pace->wait < MOST_WAIT)
-        pace->wait *= 2;
-    pace->faster = faster;
-    const int trial = ++pace->n_runs >= pace->wait;
-    pace->threaded = trial ? !faster : faster;
-    pace->n_runs = trial ? 0 : pace->n_runs;
+    const double least = LEAST_WAIT * PASSES_OF_RUN * serial;
+    const double most = MOST_WAIT * PASSES_OF_RUN * pace->mean[1];
+    if (is_slow)
+        change_way(pace, fmax(least, -WAIT_FOR_LOST * pace->saved));
+    else if (pace->spent >= pace->wait)
+        change_way(pace, pace->threaded ? 0.0 : most);
+}
+
+/* The end of a pass that paced_threads began. */
+static void end_pass(sn_pace *pace, int64_t n_rows, double start)
+{
+    if (start != 0.0)
+        count_pass(pace, n_rows, seconds_now() - start);
 }

@@ -57,6 +57,7 @@ const sn_engine SN_ENGINE = {
     .update_row = update_row,
     .enumerate = enumerate,
     .serial_work = SERIAL_WORK,
+    .count_pass = count_pass,
     .train = train,
     .predict = predict,
     .scores = scores,

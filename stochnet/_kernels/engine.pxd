@@ -187,6 +187,7 @@ cdef extern from "stochnet.h":
 
     ctypedef struct sn_pace:
         double mean[2]
+        int32_t threaded
 
     ctypedef struct sn_nonzeros:
         int32_t *column
@@ -286,6 +287,7 @@ cdef extern from "stochnet.h":
             const double *, int64_t, int64_t, int64_t, double *, int32_t *
         ) noexcept nogil
         int64_t serial_work
+        void (*count_pass)(sn_pace *, int64_t, double) noexcept nogil
         int64_t (*train)(
             double *, double *, sn_network *, const sn_examples *, int32_t
         ) noexcept nogil

@@ -1,0 +1,94 @@
+"""The choice between one thread and all, on passes that take a given time."""
+
+import pytest
+
+from stochnet._kernels.pace import Pace
+
+SERIAL, THREADED = 50e-6, 30e-6
+
+
+def run(n_passes, threaded, serial=SERIAL, pace=None):
+    """Total seconds and share of passes with all threads.
+
+    `threaded` and `serial` are the seconds of a pass, or functions of its number among
+    successive passes in this way.
+    """
+    pace = pace or Pace()
+    seconds, n_threaded, n_alike = 0.0, 0, 0
+    for _ in range(n_passes):
+        was = pace.threaded
+        cost = threaded if was else serial
+        cost = cost(n_alike) if callable(cost) else cost
+        pace.count_pass(32, cost)
+        seconds += cost
+        n_threaded += was
+        n_alike = n_alike + 1 if pace.threaded == was else 0
+    return seconds, n_threaded / n_passes
+
+
+def test_begins_with_one_thread():
+    assert not Pace().threaded
+
+
+@pytest.mark.parametrize("n_passes", [1000, 100_000])
+def test_threads_that_pay_are_used(n_passes):
+    _, share = run(n_passes, THREADED)
+    assert share > 0.97
+
+
+@pytest.mark.parametrize("factor", [1.05, 2, 20])
+def test_threads_that_cost_are_tried_seldom(factor):
+    """How a trial ends is known after a run, and it is repeated now and then."""
+    seconds, share = run(100_000, SERIAL * factor)
+    assert share > 0
+    assert seconds < 1.05 * 100_000 * SERIAL
+
+
+def test_threads_that_have_to_wake_are_given_a_chance():
+    def cost(n):
+        return 200e-6 if n == 0 else THREADED
+
+    _, share = run(10_000, cost)
+    assert share > 0.95
+
+
+@pytest.mark.parametrize("milliseconds", [3, 30])
+def test_threads_that_wait_now_and_then_cost_little(milliseconds):
+    """What is fast between two waits for the core does not pay for them."""
+
+    def cost(n):
+        return milliseconds * 1e-3 if n % 100 == 99 else THREADED
+
+    seconds, _ = run(100_000, cost)
+    assert seconds < 1.06 * 100_000 * SERIAL
+
+
+def test_one_wait_is_soon_forgotten():
+    def cost(n):
+        return 5e-3 if n == 2000 else THREADED
+
+    _, share = run(100_000, cost)
+    assert share > 0.95
+
+
+def test_threads_are_found_again_when_the_machine_is_free():
+    pace = Pace()
+    run(10_000, 3e-3, pace=pace)
+    _, share = run(20_000, THREADED, pace=pace)
+    assert share > 0.8
+
+
+def test_one_thread_is_found_again():
+    """Its first passes may have been slow ones."""
+    pace = Pace()
+    run(1000, THREADED, serial=10 * SERIAL, pace=pace)
+    _, share = run(20_000, THREADED, serial=THREADED / 2, pace=pace)
+    assert share < 0.2
+
+
+def test_passes_over_other_rows_begin_again():
+    pace = Pace()
+    run(100, THREADED, pace=pace)
+    assert pace.threaded
+    pace.count_pass(16, THREADED)
+    assert not pace.threaded
