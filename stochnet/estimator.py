@@ -16,9 +16,10 @@ from sklearn.utils.multiclass import (
 
 from stochnet._threads import effective_n_threads
 from stochnet._validation import check_fitted, prediction_data, training_data
+from stochnet.calibration import CalibrationRows, calibrate
 from stochnet.gaters import ESTIMATORS, GATERS, NOISES, PENALTIES, make_gater
 from stochnet.network import INITIALIZATIONS, Network, Optimizer
-from stochnet.training import CalibrationRows, Schedule, Trainer, calibrate
+from stochnet.training import Schedule, Trainer
 
 _POSITIVE = Interval(Real, 0, None, closed="neither")
 _NOT_NEGATIVE = Interval(Real, 0, None, closed="left")
@@ -486,7 +487,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         self.loss_ = history.loss[-1]
         self.loss_curve_ = (self.loss_curve_ if warm else []) + history.loss
         self.density_curve_ = (self.density_curve_ if warm else []) + history.density
-        self._record_training(len(X))
+        self._n_trained = len(X)
         self.validation_scores_ = history.validation if self.early_stopping else None
         self.best_validation_score_ = (
             max(history.validation) if self.early_stopping else None
@@ -553,7 +554,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         # the curve is as long as there were calls
         known = self.loss_curve_ if self.best_loss_ is None else [self.best_loss_]
         self.best_loss_ = min(self.loss_, *known)
-        self._record_training(len(X))
+        self._n_trained = len(X)
         return self
 
     def _validation_data(self, X_val, y_val, classes):
@@ -688,12 +689,6 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
             verbose=bool(self.verbose),
         )
 
-    def _record_training(self, n_rows):
-        """Firing rates of the last epoch (of the last call, after `partial_fit`)."""
-        layers = self._network.layers
-        self.training_firing_rates_ = [layer.fired / n_rows for layer in layers]
-        self.training_density_ = [float(r.mean()) for r in self.training_firing_rates_]
-
     # ---- prediction ----------------------------------------------------------------
 
     def _ready(self):
@@ -818,6 +813,21 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
     def density_(self):
         """Share of non-zero gates of each layer at prediction, on calibration rows."""
         return [float(rates.mean()) for rates in self.firing_rates_]
+
+    @property
+    def training_firing_rates_(self):
+        """Share of the rows of the last epoch on which each gate fired in training.
+
+        Of the last call's rows after `partial_fit`. A list of ndarray of shape
+        (n_gates,), one for each layer.
+        """
+        check_fitted(self)
+        return [layer.fired / self._n_trained for layer in self._network.layers]
+
+    @property
+    def training_density_(self):
+        """Share of non-zero gates of each layer in the last epoch of training."""
+        return [float(rates.mean()) for rates in self.training_firing_rates_]
 
     @property
     def coefs_(self):

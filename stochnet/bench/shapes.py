@@ -9,9 +9,9 @@ from itertools import cycle
 import numpy as np
 from scipy.special import logit
 
+from stochnet.calibration import threshold_for
 from stochnet.gaters import make_gater
 from stochnet.network import Network, Optimizer
-from stochnet.training import threshold_for
 
 SEED = 1
 MAX_NORM = 2.0

@@ -8,13 +8,13 @@ from sklearn.utils import check_X_y
 
 from stochnet._kernels.enumeration import MOST_GATES, enumerate_gates
 from stochnet._validation import prediction_data
+from stochnet.calibration import CalibrationRows, calibrate
 from stochnet.diagnostics.quadrature import (
     MOST_QUADRATURE_GATES,
     RULES,
     cross_entropy,
     integrate,
 )
-from stochnet.training import CalibrationRows, calibrate
 
 #: Unit -> most gates for which the gradient of its expected loss is computed.
 MOST_GATES_OF = {
