@@ -373,14 +373,69 @@ static int64_t next_listed(const int32_t *count, int64_t k, int64_t end)
     return k;
 }
 
-/* Whether gates [first, end) have enough rows that the next expert's weights arrive while
-   one is computed; with fewer, asking for them costs more than it saves. */
-static int is_worth_prefetching(const int32_t *count, int64_t first, int64_t end)
+/* Rows listed for gates [first, end) */
+static int64_t listed_rows(const int32_t *count, int64_t first, int64_t end)
 {
     int64_t listed = 0;
     for (int64_t k = first; k < end; k++)
         listed += count[k];
-    return listed > end - first;
+    return listed;
+}
+
+/* Units that go through a large mini-batch part by part. */
+enum { UNITS_TOGETHER = 64 };
+
+/* Rows of such a part, of which n floats stay in L2 while the units pass; all, where they do
+   so anyway, or where a unit has too few for its weights to pass again for each part. */
+static int64_t rows_of_part(const int32_t *count, int64_t first, int64_t end,
+                            int64_t n_rows, int64_t n)
+{
+    enum { FLOATS = 1 << 18, LEAST = 256, LISTED = 8 };
+    const int64_t rows = FLOATS / n > LEAST ? FLOATS / n : LEAST;
+    if (rows >= n_rows)
+        return n_rows;
+    const int64_t listed = listed_rows(count, first, end);
+    return listed * rows < LISTED * (end - first) * n_rows ? n_rows : rows;
+}
+
+/* The next of a unit's ascending rows, those below `end`. IN rows, all n of them. OUT rows,
+   the first of these. INOUT done, how many came before. Returns how many they are. */
+static int32_t rows_of_unit_below(const int32_t **rows, int32_t n, int64_t end,
+                                  int32_t *done)
+{
+    const int32_t start = *done;
+    int32_t j = start;
+    while (j < n && (*rows)[j] < end)
+        j++;
+    *rows += start;
+    *done = j;
+    return j - start;
+}
+
+/* A piece of the rows of single experts [first, end), `part` rows of the mini-batch at a time;
+   at most UNITS_TOGETHER experts where that is not all. */
+static void experts_on_piece(float *H, int64_t ld_rows, const sn_parameters *expert,
+                             const row_piece *piece, int64_t d, const int32_t *rows,
+                             const int32_t *count, int64_t first, int64_t end, int64_t part)
+{
+    const int64_t ld = expert->ld;
+    /* with few rows asking for weights costs more than it saves */
+    const int prefetches = listed_rows(count, first, end) > end - first;
+    dot_pairs pairs = {.add = d > 0};
+    int32_t done[UNITS_TOGETHER] = {0};
+    for (int64_t until = part; until < ld_rows + part; until += part)
+        for (int64_t k = next_listed(count, first, end), next; k < end; k = next) {
+            next = next_listed(count, k + 1, end);
+            if (prefetches && next < end)
+                sn_prefetch(expert->weight + next * ld + d, piece->n);
+            const int32_t *own = rows + k * ld_rows;
+            int32_t n = count[k];
+            if (part < ld_rows)
+                n = rows_of_unit_below(&own, n, until, &done[k - first]);
+            dot_products_of_unit(H + k * ld_rows, expert->weight + k * ld + d,
+                                 expert->bias[k], piece, own, n, &pairs);
+        }
+    finish_pairs(&pairs);
 }
 
 /* Single experts, piece by piece of their rows: those of x stay in cache meanwhile. */
@@ -388,22 +443,15 @@ static void experts_by_piece(float *H, int64_t ld_rows, const sn_parameters *exp
                              const sn_rows *x, const int32_t *rows, const int32_t *count,
                              int64_t first, int64_t end)
 {
-    const int64_t ld = expert->ld, length = piece_length(ld);
-    const int prefetches = is_worth_prefetching(count, first, end);
-    for (int64_t d = 0; d < ld; d += length) {
-        const row_piece piece = piece_of(x, d, ld);
-        dot_pairs pairs = {.add = d > 0};
-        int64_t next;
-        for (int64_t k = next_listed(count, first, end); k < end; k = next) {
-            next = next_listed(count, k + 1, end);
-            if (prefetches && next < end)
-                sn_prefetch(expert->weight + next * ld + d, piece.n);
-            dot_products_of_unit(H + k * ld_rows, expert->weight + k * ld + d,
-                                 expert->bias[k], &piece, rows + k * ld_rows, count[k],
-                                 &pairs);
+    const int64_t length = piece_length(expert->ld);
+    const int64_t part = rows_of_part(count, first, end, ld_rows, length);
+    const int64_t units = part < ld_rows ? UNITS_TOGETHER : end - first;
+    for (int64_t k = first; k < end; k += units)
+        for (int64_t d = 0; d < expert->ld; d += length) {
+            const row_piece piece = piece_of(x, d, expert->ld);
+            experts_on_piece(H, ld_rows, expert, &piece, d, rows, count, k,
+                             smaller(k + units, end), part);
         }
-        finish_pairs(&pairs);
-    }
 }
 
 /* Outputs of the experts of gates [first, end) on the gates' active rows; nothing else

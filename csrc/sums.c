@@ -156,7 +156,7 @@ static void weighted_sums(float *out, int64_t ld_out, const int32_t *units,
    whole tiles. */
 static int64_t columns_together(int64_t n_rows, int64_t n)
 {
-    enum { FLOATS = 1 << 17, TILE = 24 * SN_LANES };
+    enum { FLOATS = 1 << 17, TILE = 8 * SN_LANES };
     if (n_rows * n <= 2 * FLOATS)
         return n;
     const int64_t columns = FLOATS / n_rows / TILE * TILE;

@@ -24,6 +24,8 @@ SHAPES = [
     (3, 1100, 2, 1),
     (3, 2030, 2, 1),  # a piece as long as can be
     (260, 1100, 3, 1),  # a panel of columns at a time
+    (600, 500, 67, 1),  # a part of the rows at a time
+    (700, 1100, 3, 1),  # pieces of them
     (5, 33, 3, 2),
     (13, 48, 4, 4),
     (29, 1040, 2, 7),
@@ -159,6 +161,18 @@ def test_bits_of_a_row_do_not_depend_on_which_others_are_active(n_inputs, size):
     for b in range(len(x)):
         alone = expert.forward(x[b : b + 1], weight, bias, problem.h[:, b : b + 1])
         np.testing.assert_array_equal(alone[active[:, b], 0], H[active[:, b], b])
+
+
+@pytest.mark.parametrize("density", [0.01, 0.1, 0.6])
+@pytest.mark.parametrize("n_inputs", [500, 1100])
+def test_parts_of_a_large_batch_give_the_same_bits(n_inputs, density):
+    problem = Problem((1100, n_inputs, 67, 1), density)
+    x, weight, bias, h = problem.x, problem.weight, problem.bias, problem.h
+    h[3], h[7, :550], h[8, 550:], h[66, 1:] = 0, 0, 0, 0
+    H = expert.forward(x, weight, bias, h)
+    for rows in np.split(np.arange(1100), 11):
+        alone = expert.forward(x[rows], weight, bias, h[:, rows])
+        np.testing.assert_array_equal(alone, H[:, rows])
 
 
 @pytest.mark.parametrize("size", [1, 4, 8, 13])
