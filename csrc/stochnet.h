@@ -230,6 +230,7 @@ typedef struct {
     int32_t n_passes;
     int32_t threaded;       /* whether this way takes all threads */
     int32_t wakes;          /* whether its next pass is the first with all */
+    int32_t for_lost;       /* times what a trial lost, until the next */
 } sn_pace;
 
 /* What rows have beside zeros, piece by piece (see PIECE). */

@@ -21,8 +21,10 @@ enum { SERIAL_WORK = 4000000, TINY_WORK = 100000 };
 
 /* Passes in one way before it is judged; runs of one thread, and of all, that are enough
    to give the other way another run; how many times what it lost a trial of all threads has
-   to wait for the next; and the weight of a slow run in the mean of its way. */
-enum { PASSES_OF_RUN = 8, LEAST_WAIT = 8, MOST_WAIT = 256, WAIT_FOR_LOST = 32 };
+   to wait for the next, twice as many after each that lost; and the weight of a slow run in
+   the mean of its way. */
+enum { PASSES_OF_RUN = 8, LEAST_WAIT = 8, MOST_WAIT = 256 };
+enum { LEAST_FOR_LOST = 4, MOST_FOR_LOST = 32 };
 static const double WEIGHT_OF_SLOW_RUN = 0.25;
 
 static double seconds_now(void)
@@ -85,6 +87,17 @@ static void change_way(sn_pace *pace, double wait)
     pace->wait = wait;
 }
 
+/* How long all threads, which were slow just now, are left alone. */
+static double wait_for_next_trial(sn_pace *pace)
+{
+    const double least = LEAST_WAIT * PASSES_OF_RUN * pace->mean[0];
+    if (pace->saved > 0.0 || pace->for_lost == 0)
+        pace->for_lost = LEAST_FOR_LOST;
+    else if (pace->for_lost < MOST_FOR_LOST)
+        pace->for_lost *= 2;
+    return fmax(least, -pace->for_lost * pace->saved);
+}
+
 /* Account for a pass and choose the way of the next. Passes over another number of rows
    than the last start from the beginning.
 
@@ -112,10 +125,9 @@ static void count_pass(sn_pace *pace, int64_t n_rows, double seconds)
     if (++pace->n_passes < PASSES_OF_RUN && !is_slow)
         return;
     end_run(pace);
-    const double least = LEAST_WAIT * PASSES_OF_RUN * serial;
     const double most = MOST_WAIT * PASSES_OF_RUN * pace->mean[1];
     if (is_slow)
-        change_way(pace, fmax(least, -WAIT_FOR_LOST * pace->saved));
+        change_way(pace, wait_for_next_trial(pace));
     else if (pace->spent >= pace->wait)
         change_way(pace, pace->threaded ? 0.0 : most);
 }

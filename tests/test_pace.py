@@ -63,11 +63,22 @@ def test_threads_that_wait_now_and_then_cost_little(milliseconds):
     assert seconds < 1.06 * 100_000 * SERIAL
 
 
-def test_one_wait_is_soon_forgotten():
-    def cost(n):
-        return 5e-3 if n == 2000 else THREADED
+@pytest.mark.parametrize("when", [0, 3, 2000])
+def test_one_wait_is_soon_forgotten(when):
+    """Also one that meets the first trial: ten milliseconds, fifty until the next."""
+    pace = Pace()
+    run(8, THREADED, pace=pace)
+    waited = []
 
-    _, share = run(100_000, cost)
+    def cost(n):
+        if n < when or waited:
+            return THREADED
+        waited.append(n)
+        return 10e-3
+
+    run(5000, cost, pace=pace)
+    _, share = run(10_000, cost, pace=pace)
+    assert waited == [when]
     assert share > 0.95
 
 
