@@ -9,7 +9,7 @@
 #define OUT(i) float *out##i = out + units[i] * ld_out;
 #define COEFFICIENT(i)                                                                 \
     const float *c##i = c + units[i] * ld_unit;                                        \
-    SN_IN_ONE_REGISTER(c##i)
+    SN_IN_ONE_REGISTER(c##i);
 #define LOAD(j) const sn_vec v##j = sn_load(v + rows[r] * ld_v + j * SN_LANES);
 #define STEP(i, j) sum##i##j += weight##i * v##j;
 #define FINISH(i, j) sn_store(out##i + j * SN_LANES, sum##i##j);

@@ -54,7 +54,7 @@ SN_INLINE void sn_prefetch(const float *p, int64_t n)
 
 /* Keeps a pointer as it is: GCC would take a sum apart again, and add its terms anew at each
    turn of a loop, for four instructions of thirty. */
-#define SN_IN_ONE_REGISTER(pointer) __asm__("" : "+r"(pointer));
+#define SN_IN_ONE_REGISTER(pointer) __asm__("" : "+r"(pointer))
 
 /* Repetition for kernels that keep several accumulators. They must be variables: GCC
    leaves an array of vectors in memory, even when every loop over it is unrolled. */

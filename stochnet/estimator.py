@@ -487,7 +487,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         self.loss_ = history.loss[-1]
         self.loss_curve_ = (self.loss_curve_ if warm else []) + history.loss
         self.density_curve_ = (self.density_curve_ if warm else []) + history.density
-        self._n_trained = len(X)
+        self._record_training(len(X))
         self.validation_scores_ = history.validation if self.early_stopping else None
         self.best_validation_score_ = (
             max(history.validation) if self.early_stopping else None
@@ -554,7 +554,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         # the curve is as long as there were calls
         known = self.loss_curve_ if self.best_loss_ is None else [self.best_loss_]
         self.best_loss_ = min(self.loss_, *known)
-        self._n_trained = len(X)
+        self._record_training(len(X))
         return self
 
     def _validation_data(self, X_val, y_val, classes):
@@ -689,6 +689,11 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
             verbose=bool(self.verbose),
         )
 
+    def _record_training(self, n_rows):
+        """How often gates fired: a copy, as a later call that fails has counted."""
+        self._fired = [layer.fired.copy() for layer in self._network.layers]
+        self._n_trained = n_rows
+
     # ---- prediction ----------------------------------------------------------------
 
     def _ready(self):
@@ -822,7 +827,7 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         (n_gates,), one for each layer.
         """
         check_fitted(self)
-        return [layer.fired / self._n_trained for layer in self._network.layers]
+        return [fired / self._n_trained for fired in self._fired]
 
     @property
     def training_density_(self):

@@ -134,6 +134,13 @@ class Shape:
     experts_per_gate: tuple | None = None
 
 
+#: Networks of one layer and of two, with rows enough for shares of them.
+DEPTHS = {
+    1: Shape(n_rows=40),
+    2: Shape(n_rows=40, n_hidden=(5, 6), n_units=(11, 18)),
+}
+
+
 def make_network(gater, shape, *, seed=0, main=None, gater_optimizer=None):
     """A network all of whose parameters are random numbers that matter.
 

@@ -644,7 +644,10 @@ def test_wrong_random_state_of_samples(fitted, data):
 # ---------------------------------------------------------------------------
 
 METHODS = [call for call in CALLS if call not in TRAINING]
-PROPERTIES = ["density_", "firing_rates_", "thresholds_", "coefs_", "intercepts_"]
+PROPERTIES = [
+    *("density_", "firing_rates_", "thresholds_", "coefs_", "intercepts_"),
+    *("training_density_", "training_firing_rates_"),
+]
 
 
 def assert_not_fitted(estimator, X, y):
@@ -708,6 +711,18 @@ def test_the_epoch_in_which_weights_become_infinite(data):
     earlier = make(max_iter=epoch - 1, **options).fit(X, y)
     assert earlier.n_iter_ == epoch - 1
     assert all(np.isfinite(coefs).all() for coefs in earlier.coefs_)
+
+
+def test_rates_in_training_are_those_of_the_last_call_that_succeeded(data):
+    """One that fails has counted already."""
+    X, y = data
+    estimator = make().fit(X, y)
+    rates, density = estimator.training_firing_rates_, estimator.training_density_
+    estimator.set_params(learning_rate_init=1e30)
+    with pytest.raises(ValueError, match="non-finite values in epoch 1, in "):
+        estimator.partial_fit(X[:50], y[:50])
+    np.testing.assert_array_equal(estimator.training_firing_rates_, rates)
+    assert estimator.training_density_ == density
 
 
 @pytest.mark.parametrize(

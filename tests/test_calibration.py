@@ -8,7 +8,7 @@ import oracle
 import pytest
 from helpers import (
     DENSE,
-    Shape,
+    DEPTHS,
     copy_of_state,
     make,
     make_batch,
@@ -235,11 +235,6 @@ def test_every_row_is_as_likely_as_any_other():
 # calibrate
 # ---------------------------------------------------------------------------
 
-SHAPES = {
-    1: Shape(n_rows=40),
-    2: Shape(n_rows=40, n_hidden=(5, 6), n_units=(11, 18)),
-}
-
 
 def calibrated(name, depth, seed, *, validate=False, **options):
     """A network, calibrated, and the rows for its thresholds and for its value.
@@ -247,11 +242,11 @@ def calibrated(name, depth, seed, *, validate=False, **options):
     With an odd seed labels are what the network says, else they are random: large
     outputs are good in the one case and bad in the other.
     """
-    network = make_network(make(name, **options), SHAPES[depth], seed=seed)
+    network = make_network(make(name, **options), DEPTHS[depth], seed=seed)
     rows = CalibrationRows(network)
-    rows.add(*make_batch(SHAPES[depth], seed=seed))
+    rows.add(*make_batch(DEPTHS[depth], seed=seed))
     own = rows.X, rows.y
-    other = make_batch(SHAPES[depth], seed=100 + seed)
+    other = make_batch(DEPTHS[depth], seed=100 + seed)
     if seed % 2:
         calibrate(network, rows, 1)
         own, other = (
@@ -296,7 +291,7 @@ def oracle_settings(network, rows):
         yield thresholds, loss
 
 
-@pytest.mark.parametrize("depth", SHAPES)
+@pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("name", [name for name in GATERS if name not in DENSE])
 def test_calibration_meets_the_density(name, depth):
     network, rows, _ = calibrated(name, depth, 0, density=0.25)
@@ -307,7 +302,7 @@ def test_calibration_meets_the_density(name, depth):
         assert np.count_nonzero(h) == round(0.25 * h.size)
 
 
-@pytest.mark.parametrize("depth", SHAPES)
+@pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("name", DENSE)
 def test_calibration_leaves_a_gate_that_always_fires(name, depth):
     network, rows, _ = calibrated(name, depth, 0)
@@ -324,7 +319,7 @@ def assert_chosen(network, value, thresholds):
 
 
 @pytest.mark.parametrize("validate", [False, True])
-@pytest.mark.parametrize("depth", SHAPES)
+@pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("name", ["noisy_rectifier", "sts", "hard_concrete"])
 def test_the_value_with_the_lower_cross_entropy(name, depth, validate):
     """On the validation rows if there are any; thresholds on the calibration rows."""

@@ -2,15 +2,10 @@
 
 import numpy as np
 import pytest
-from helpers import Shape, copy_of_state, make, make_batch, make_network
+from helpers import DEPTHS, copy_of_state, make, make_batch, make_network
 
 from stochnet import training
 from stochnet.training import Schedule, Trainer
-
-SHAPES = {
-    1: Shape(n_rows=40),
-    2: Shape(n_rows=40, n_hidden=(5, 6), n_units=(11, 18)),
-}
 
 # ---------------------------------------------------------------------------
 # Schedule
@@ -51,13 +46,13 @@ def test_the_floor_raises_no_rate():
 
 
 def make_trainer(name="st", depth=1, **schedule):
-    network = make_network(make(name), SHAPES[depth])
+    network = make_network(make(name), DEPTHS[depth])
     return Trainer(network, Schedule(**{"batch_size": 8, **schedule}), 1)
 
 
 def test_an_epoch_is_a_pass_of_the_network():
     trainer, other = make_trainer(depth=2), make_trainer(depth=2)
-    X, y = make_batch(SHAPES[2])
+    X, y = make_batch(DEPTHS[2])
     order = np.random.default_rng(0).permutation(len(X))
     expected, _, _ = other.network.train(
         X, y, order=order, batch_size=8, rates=(0.1, 0.1)
@@ -74,7 +69,7 @@ def test_an_epoch_is_a_pass_of_the_network():
 @pytest.mark.parametrize("ordered", [False, True])
 def test_an_epoch_in_several_calls(ordered, monkeypatch):
     """The engine gets a few mini-batches a call; nothing depends on how many."""
-    X, y = make_batch(SHAPES[1])
+    X, y = make_batch(DEPTHS[1])
     order = np.random.default_rng(0).permutation(len(X)) if ordered else None
     trainers = []
     for n_batches in (512, 2):
@@ -92,7 +87,7 @@ def test_an_epoch_in_several_calls(ordered, monkeypatch):
 
 def test_an_epochs_counts_are_its_own():
     trainer = make_trainer()
-    X, y = make_batch(SHAPES[1])
+    X, y = make_batch(DEPTHS[1])
     trainer.run_epoch(X, y, 0)
     trainer.network.layers[0].fired[:] = 10**6
     trainer.run_epoch(X, y, 1)
@@ -100,7 +95,7 @@ def test_an_epochs_counts_are_its_own():
 
 
 def test_an_epochs_rates_are_the_schedules():
-    X, y = make_batch(SHAPES[1])
+    X, y = make_batch(DEPTHS[1])
     rates = {"learning_rate": 0.2, "gater_learning_rate": 0.1}
     decaying = make_trainer(**rates, learning_rate_decay=0.5)
     decaying.run_epoch(X, y, 1)
@@ -124,7 +119,7 @@ def test_failure_names_epoch_and_layer(group, place):
     """Of the lowest group; those above are spoiled by it or not, as the step goes."""
     trainer = make_trainer("sigmoid", depth=2, learning_rate=1e-30)
     dict(trainer.network.parameters())[group].weight[0, 0] = np.nan
-    X, y = make_batch(SHAPES[2])
+    X, y = make_batch(DEPTHS[2])
     trainer.network.train = lambda *args, **kwargs: (0.0, 0.0, 0)
     with pytest.raises(ValueError, match=f"in epoch 7, in {place}\\."):
         trainer.run_epoch(X, y, 6)
@@ -132,7 +127,7 @@ def test_failure_names_epoch_and_layer(group, place):
 
 def test_failure_without_a_bad_weight():
     trainer = make_trainer()
-    X, y = make_batch(SHAPES[1])
+    X, y = make_batch(DEPTHS[1])
     trainer.network.train = lambda *args, **kwargs: (0.0, 0.0, 0)
     with pytest.raises(ValueError, match=r"in epoch 1, in the softmax's input\."):
         trainer.run_epoch(X, y, 0)
