@@ -177,36 +177,3 @@ static void update_units(sn_parameters *p, int64_t first, int64_t n_units,
         check_rows(p, row, width, optimizer, plain && finite);
     }
 }
-
-/* One step of those units [first, end) of p, at most UPDATE_UNITS, that have rows, each from
-   the gradient c of its pre-activation on its own; c is lost.
-   IN c, rows (*, ld_rows) and count of all units; x (n_rows); gradient: scratch,
-   (UPDATE_UNITS, p->ld). */
-static void update_listed_units(sn_parameters *p, int64_t first, int64_t end,
-                                const sn_optimizer *optimizer, float *c, int64_t ld_rows,
-                                const sn_rows *x, const int32_t *rows,
-                                const int32_t *count, int64_t n_rows, float *gradient)
-{
-    const int plain = is_plain_sgd(p, optimizer);
-    const float scale = plain ? -optimizer->learning_rate : 1.0f;
-    float bias_gradient[UPDATE_UNITS];
-    float *out = plain ? p->weight + first * p->ld : gradient;
-    if (is_frozen(optimizer))
-        return;
-    for (int64_t k = next_listed(count, first, end); k < end;
-         k = next_listed(count, k + 1, end)) {
-        sum_and_scale(bias_gradient + k - first, c + k * ld_rows, 1, ld_rows, 1,
-                      rows + k * ld_rows, count[k], scale);
-        if (!plain)
-            memset(out + (k - first) * p->ld, 0, (size_t)p->ld * sizeof *out);
-    }
-    sums_of_listed(out, p->ld, c + first * ld_rows, x, rows + first * ld_rows,
-                   count + first, ld_rows, end - first, n_rows,
-                   plain ? plain_keep(optimizer) : 1.0f);
-    for (int64_t k = next_listed(count, first, end); k < end;
-         k = next_listed(count, k + 1, end)) {
-        end_step(p, k, plain, gradient + (k - first) * p->ld, bias_gradient[k - first],
-                 optimizer);
-        check_rows(p, k, 1, optimizer, 0);
-    }
-}

@@ -118,15 +118,18 @@ static void gate_difference(float *difference, const sn_network *net, const sn_l
 }
 
 /* Step of V_e, whose gradient is the sum of y dL/dlogits over the listed rows.
-   IN y (n_rows), may be lost; gradient: scratch. */
-static void update_readout(sn_network *net, int64_t e, float *y, const int32_t *rows,
+   IN y (n_rows); gradient: scratch. */
+static void update_readout(sn_network *net, int64_t e, const float *y, const int32_t *rows,
                            int32_t count, float *gradient)
 {
     sn_optimizer optimizer = net->main;
     optimizer.max_norm = 0.0f; /* the softmax layer has none (App. A.4) */
-    const sn_input in = {.rows = {.x = net->logit_gradient, .ld = net->ld_classes}};
-    update_units(&net->readout, e, 1, &optimizer, y, 0, 1, &in, net->indices, rows, count,
-                 gradient);
+    const sn_rows gradients = {.x = net->logit_gradient, .ld = net->ld_classes};
+    const unit_gradient of = {y, &gradients, rows, count};
+    row_squares squares = {{{0}}};
+    if (count > 0 && !is_frozen(&optimizer))
+        step_of_columns(&net->readout, e, &of, 0, net->ld_classes, &squares, gradient,
+                        &optimizer);
 }
 
 static void update_readout_bias(sn_network *net, int64_t n_rows, float *gradient)

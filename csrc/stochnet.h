@@ -327,14 +327,15 @@ typedef struct {
                           int64_t n_units, const float *c, int64_t ld_unit,
                           int64_t ld_row, const sn_rows *v, const int32_t *rows,
                           int64_t n_rows, int64_t n, float keep);
-    void (*sums_of_listed)(float *out, int64_t ld, const float *c, const sn_rows *v,
-                           const int32_t *rows, const int32_t *count, int64_t ld_rows,
-                           int64_t n_units, int64_t n_rows, float keep);
     void (*tanh)(float *out, int64_t n);
     float (*cross_entropy)(float *logits, float *gradient, int32_t target, float scale,
                            int64_t n_classes);
     void (*update_row)(sn_parameters *p, int64_t row, const float *gradient,
                        float bias_gradient, const sn_optimizer *optimizer);
+    void (*update_listed_units)(sn_parameters *p, int64_t first, int64_t end,
+                                const sn_optimizer *optimizer, const float *c,
+                                int64_t ld_rows, const sn_rows *x, const int32_t *rows,
+                                const int32_t *count, int64_t n_rows, float *gradient);
 
     double (*enumerate)(double *probability_gradient, double *value_gradient,
                         const double *base, const double *contribution,

@@ -151,36 +151,3 @@ static void weighted_sums(float *out, int64_t ld_out, const int32_t *units,
             }
     }
 }
-
-/* Columns of v that are worked on at once: those of all rows stay in L2, and they are
-   whole tiles. */
-static int64_t columns_together(int64_t n_rows, int64_t n)
-{
-    enum { FLOATS = 1 << 17, TILE = 8 * SN_LANES };
-    if (n_rows * n <= 2 * FLOATS)
-        return n;
-    const int64_t columns = FLOATS / n_rows / TILE * TILE;
-    return columns > TILE ? columns : TILE;
-}
-
-/* out_k = keep out_k + sum over unit k's own rows r, in their order, of c[k, r] v_r; nothing
-   of out is touched of a unit without rows.
-   INOUT out (n_units, ld). IN c, rows (n_units, ld_rows), count (n_units), v (n_rows). */
-static void sums_of_listed(float *out, int64_t ld, const float *c, const sn_rows *v,
-                           const int32_t *rows, const int32_t *count, int64_t ld_rows,
-                           int64_t n_units, int64_t n_rows, float keep)
-{
-    const int64_t columns = columns_together(n_rows, ld);
-    const int32_t only = 0;
-    for (int64_t d = 0; d < ld; d += columns) {
-        const int64_t n = smaller(columns, ld - d);
-        const sn_rows part = {.x = v->x + d, .ld = v->ld};
-        for (int64_t k = next_listed(count, 0, n_units), next; k < n_units; k = next) {
-            next = next_listed(count, k + 1, n_units);
-            if (next < n_units)
-                sn_prefetch(out + next * ld + d, n);
-            weighted_sums(out + k * ld + d, ld, &only, 1, c + k * ld_rows, ld_rows, 1,
-                          &part, rows + k * ld_rows, count[k], n, keep);
-        }
-    }
-}

@@ -83,21 +83,27 @@ static void say_failed(sn_parameters *p)
     __atomic_store_n(&p->failed, 1, __ATOMIC_RELAXED);
 }
 
-static void limit_norm(sn_parameters *p, int64_t row, const sn_optimizer *o)
+/* Scales row `row`, whose weights' squares have this sum, to the norm that it may have.
+   Where the sum is finite, so are the weights. */
+static void limit_norm_of_sum(sn_parameters *p, int64_t row, float sum,
+                              const sn_optimizer *o)
 {
     const float limit = o->max_norm;
-    if (!(limit > 0.0f))
-        return;
     const int64_t n = p->ld;
     float *w = p->weight + row * n;
-    const float sum = sum_of_squares(w, n);
-    if (sum > limit * limit) {
+    if (limit > 0.0f && sum > limit * limit) {
         const float scale = limit / sqrtf(sum);
         for (int64_t i = 0; i < n; i++)
             w[i] *= scale;
     }
     if (!isfinite(sum) && has_nonfinite(w, n))
         say_failed(p);
+}
+
+static void limit_norm(sn_parameters *p, int64_t row, const sn_optimizer *o)
+{
+    if (o->max_norm > 0.0f)
+        limit_norm_of_sum(p, row, sum_of_squares(p->weight + row * p->ld, p->ld), o);
 }
 
 /* Sets p->failed if a step of rows [first, first + n_rows) left some that are not finite,

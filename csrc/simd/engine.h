@@ -21,6 +21,7 @@
 #include "../loss.c"
 #include "../enumeration.c"
 #include "../update.c"
+#include "../step.c"
 #include "../input.c"
 #include "../partials.c"
 #include "../readout.c"
@@ -51,10 +52,10 @@ const sn_engine SN_ENGINE = {
     .sparse_products = sparse_products,
     .expert_forward = expert_forward,
     .weighted_sums = weighted_sums,
-    .sums_of_listed = sums_of_listed,
     .tanh = tanh_row,
     .cross_entropy = cross_entropy,
     .update_row = update_row,
+    .update_listed_units = update_listed_units,
     .enumerate = enumerate,
     .serial_work = SERIAL_WORK,
     .count_pass = count_pass,

@@ -273,14 +273,15 @@ cdef extern from "stochnet.h":
             float *, int64_t, const int32_t *, int64_t, const float *, int64_t, int64_t,
             const sn_rows *, const int32_t *, int64_t, int64_t, float
         ) noexcept nogil
-        void (*sums_of_listed)(
-            float *, int64_t, const float *, const sn_rows *, const int32_t *,
-            const int32_t *, int64_t, int64_t, int64_t, float) noexcept nogil
         void (*tanh)(float *, int64_t) noexcept nogil
         float (*cross_entropy)(
             float *, float *, int32_t, float, int64_t) noexcept nogil
         void (*update_row)(
             sn_parameters *, int64_t, const float *, float, const sn_optimizer *
+        ) noexcept nogil
+        void (*update_listed_units)(
+            sn_parameters *, int64_t, int64_t, const sn_optimizer *, const float *,
+            int64_t, const sn_rows *, const int32_t *, const int32_t *, int64_t, float *
         ) noexcept nogil
         double (*enumerate)(
             double *, double *, const double *, const double *, const double *,

@@ -1,10 +1,12 @@
-"""Experts of the rows whose gate is not zero (csrc/product.c, csrc/sums.c)."""
+"""Experts of the rows whose gate is not zero (csrc/product.c, step.c and sums.c)."""
 import numpy as np
 
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memset
 from stochnet._kernels.arrays cimport Rows, const_floats, floats, integers
-from stochnet._kernels.engine cimport engine, sn_parameters, sn_rows
+from stochnet._kernels.engine cimport (
+    SN_SGD, UPDATE_UNITS, engine, sn_optimizer, sn_parameters, sn_rows,
+)
 
 from stochnet._kernels.arrays import padded_rows
 from stochnet._kernels.gate import active_rows
@@ -93,12 +95,20 @@ def gradient(dH, x, h):
     cdef Rows inputs = Rows(x)
     cdef const int32_t *indices = integers(units, size)
     cdef int64_t ld_rows = dH.shape[1], ld = x.shape[1], n_gates = len(h)
-    if size == 1:
+    cdef sn_parameters sums
+    cdef sn_optimizer add
+    if size == 1:  # the step of a rate of -1 from weights of zero
         rows, counts = _active_rows_of_all(np.asarray(h))
-        engine.sums_of_listed(
-            start, ld, slopes, &inputs.c, integers(rows, rows.size),
-            integers(counts, n_gates), ld_rows, n_gates, len(x), 1.0
-        )
+        memset(&sums, 0, sizeof(sums))
+        sums.n_rows, sums.ld, sums.weight = n_gates, ld, start
+        memset(&add, 0, sizeof(add))
+        add.solver, add.learning_rate = SN_SGD, -1.0
+        for k in range(0, n_gates, UPDATE_UNITS):
+            engine.update_listed_units(
+                &sums, k, min(k + UPDATE_UNITS, n_gates), &add, slopes, ld_rows,
+                &inputs.c, integers(rows, rows.size), integers(counts, n_gates),
+                len(x), NULL
+            )
         return out[:, :n_inputs]
     for k in range(n_gates):
         rows = active_rows(h[k])

@@ -9,8 +9,8 @@ import numpy as np
 
 from libc.stdint cimport int32_t, int64_t
 from stochnet._kernels.arrays cimport Rows, const_floats, floats, integers
-from stochnet._kernels.engine cimport UPDATE_UNITS, engine, sn_parameters
-from stochnet._kernels.update cimport parameters_of
+from stochnet._kernels.engine cimport UPDATE_UNITS, engine, sn_optimizer, sn_parameters
+from stochnet._kernels.update cimport optimizer_of, parameters_of
 
 
 cdef extern from "vector.h":
@@ -53,29 +53,33 @@ def expert_forward(H, x, experts, const int32_t[:, :, ::1] rows,
             )
 
 
-def expert_sum(out, c, x, const int32_t[:, :, ::1] rows,
-               const int32_t[:, ::1] counts, first, last, repeats):
-    """`repeats` times out += c x over the active rows of gates first to last.
+def expert_update(experts, optimizer, c, x, const int32_t[:, :, ::1] rows,
+                  const int32_t[:, ::1] counts, first, last, repeats):
+    """`repeats` times the step of gates first to last, each with one expert.
 
-    With the weights as `out` this is the update of plain SGD, but for max-norm. As in a
-    training step, a gate's rows and coefficients are in cache by then.
+    As in a training step, a gate's rows and gradients are in cache by then.
 
     Parameters
     ----------
-    out : ndarray of shape (n_experts, row_length(n_inputs)), float32
-        Added to.
+    experts : stochnet.network.Parameters
+        Updated.
+    optimizer : stochnet.network.Optimizer
     c : ndarray of shape (n_experts, n_rows), float32
+        Gradients of the experts' outputs.
     x, rows, counts, first, last, repeats
         As in `expert_forward`.
     """
-    cdef int64_t ld_rows = rows.shape[2], ld = x.shape[1], k, i, r, s, n = repeats
+    cdef sn_parameters p = parameters_of(experts)
+    cdef sn_optimizer o = optimizer_of(optimizer)
+    cdef int64_t ld_rows = rows.shape[2], k, i, r, s, n = repeats
     cdef int64_t begin = first, end = last, n_sets = rows.shape[0], n_gates
     _check(0 <= begin <= end <= rows.shape[1], "range")
-    _check(out.shape == (rows.shape[1], ld) and len(x) == ld_rows, "out or x")
-    _check(c.shape == (len(out), ld_rows), "c")
-    cdef float *target = floats(out, out.size)
-    cdef const float *weights = const_floats(c, c.size)
+    _check(p.n_rows == rows.shape[1] and x.shape == (ld_rows, p.ld), "experts or x")
+    _check(c.shape == (p.n_rows, ld_rows), "c")
+    cdef const float *slopes = const_floats(c, c.size)
     cdef Rows inputs = Rows(x)
+    scratch = np.empty(UPDATE_UNITS * p.ld, dtype=np.float32)
+    cdef float *gradient = floats(scratch, scratch.size)
     with nogil:
         for r in range(n):
             s = r % n_sets
@@ -84,10 +88,10 @@ def expert_sum(out, c, x, const int32_t[:, :, ::1] rows,
                 n_gates = min(<int64_t>UPDATE_UNITS, end - k)
                 for i in range(k + n_gates, min(k + n_gates + UPDATE_UNITS, end)):
                     sn_prefetch(<const float *>&rows[s, i, 0], counts[s, i])
-                    sn_prefetch(weights + i * ld_rows, ld_rows)
-                engine.sums_of_listed(
-                    target + k * ld, ld, weights + k * ld_rows, &inputs.c,
-                    &rows[s, k, 0], &counts[s, k], ld_rows, n_gates, ld_rows, 1.0
+                    sn_prefetch(slopes + i * ld_rows, ld_rows)
+                engine.update_listed_units(
+                    &p, k, k + n_gates, &o, slopes, ld_rows, &inputs.c,
+                    &rows[s, 0, 0], &counts[s, 0], ld_rows, gradient
                 )
                 k += n_gates
 

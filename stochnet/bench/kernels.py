@@ -1,7 +1,7 @@
 """Kernels alone, with fresh gates in each repeat and threads that share out units."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -114,6 +114,7 @@ def expert_kernels(network, X, density):
     # too small to move a weight anywhere
     dH = generator.standard_normal((n_units, n_rows), dtype=np.float32) * 1e-6
     H = np.zeros_like(dH)
+    optimizer = replace(network.main, learning_rate=1.0)
     # per repeat: pairs that are computed, experts that are touched
     pairs = counts.sum() / len(counts)
     weights = 4 * D * np.count_nonzero(counts) / len(counts)
@@ -137,7 +138,7 @@ def expert_kernels(network, X, density):
     yield (
         Kernel(
             "expert update",
-            lambda *r: timing.expert_sum(expert.weight, dH, x, rows, counts, *r),
+            lambda *r: timing.expert_update(expert, optimizer, dH, x, rows, counts, *r),
             n_units,
             2 * pairs * D,
             2 * weights + inputs,

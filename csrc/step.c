@@ -1,0 +1,154 @@
+/* Steps of single units, each from listed rows of its own. What belongs to a weight is done
+ * while it is in a register: the sum of its gradient, the plain step, and its part of the
+ * row's norm.
+ */
+#include "layout.h"
+#include "stochnet.h"
+#include "tile.h"
+#include "vector.h"
+
+/* The lanes' sums of the squares of a row's weights, as sum_of_squares has them. */
+typedef struct {
+    sn_vec sum[4];
+} row_squares;
+
+#define START(j) sn_vec w##j = keep * sn_load(w + j * SN_LANES);
+#define STEP(j) w##j += scaled * sn_load(x + j * SN_LANES);
+#define FINISH(j)                                                                      \
+    sn_store(w + j * SN_LANES, w##j);                                                  \
+    squares->sum[j % 4] += w##j * w##j;
+#define DEFINE_STEP(NAME, EACH)                                                        \
+    SN_INLINE void NAME(float *w, row_squares *squares, const float *c, float scale,   \
+                        const float *v, int64_t ld_v, const int32_t *rows,             \
+                        int32_t count, float keep)                                     \
+    {                                                                                  \
+        EACH(START)                                                                    \
+        for (int32_t j = 0; j < count; j++) {                                          \
+            const float scaled = scale * c[rows[j]], *x = v + rows[j] * ld_v;          \
+            EACH(STEP)                                                                 \
+        }                                                                              \
+        EACH(FINISH)                                                                   \
+    }
+DEFINE_STEP(step_of_24, SN_EACH_24)
+DEFINE_STEP(step_of_8, SN_EACH_8)
+DEFINE_STEP(step_of_4, SN_EACH_4)
+DEFINE_STEP(step_of_1, SN_EACH_1)
+#undef START
+#undef STEP
+#undef FINISH
+#undef DEFINE_STEP
+
+/* w = keep w + scale times the sum over the listed rows r, in their order, of c[r] v_r.
+   INOUT w (n), squares: what w has become is added. IN c, v, rows (count); n a multiple of
+   SN_PAD. */
+static void add_listed_rows(float *w, row_squares *squares, const float *c, float scale,
+                            const float *v, int64_t ld_v, const int32_t *rows,
+                            int32_t count, int64_t n, float keep)
+{
+    row_squares all = *squares;
+#define TAKE(VECTORS)                                                                  \
+    case VECTORS:                                                                      \
+        step_of_##VECTORS(w + d, &all, c, scale, v + d, ld_v, rows, count, keep);      \
+        break;
+    for (int64_t d = 0, vectors; d < n; d += vectors * SN_LANES) {
+        const int64_t left = (n - d) / SN_LANES;
+        /* an eighth of the registers is left for what they are made of */
+        vectors = TILE_UNITS == 8 && left >= 24 ? 24 : left >= 8 ? 8 : left >= 4 ? 4 : 1;
+        switch (vectors) {
+            TAKE(24)
+            TAKE(8)
+            TAKE(4)
+            TAKE(1)
+        }
+    }
+#undef TAKE
+    *squares = all;
+}
+
+/* The rest of a plain step, once the weights have taken their gradient.
+   IN squares: of the row's weights. */
+static void end_plain_step(sn_parameters *p, int64_t row, float bias_gradient,
+                           const row_squares *squares, const sn_optimizer *o)
+{
+    const sn_vec *s = squares->sum;
+    const float sum = sn_sum((s[0] + s[1]) + (s[2] + s[3]));
+    limit_norm_of_sum(p, row, sum, o);
+    if (p->bias)
+        p->bias[row] -= o->learning_rate * bias_gradient;
+    if (p->bias && !isfinite(p->bias[row]))
+        say_failed(p);
+}
+
+/* What a unit's step is made of: the gradient c (n_rows) of its pre-activation on the listed
+   rows of x. */
+typedef struct {
+    const float *c;
+    const sn_rows *x;
+    const int32_t *rows;
+    int32_t count;
+} unit_gradient;
+
+/* Columns [d, d + n) of the step of unit `row` of p; with the last of them the rest of it.
+   INOUT squares: zero before the first columns; gradient: scratch (p->ld), that of the same
+   unit for all columns. */
+static void step_of_columns(sn_parameters *p, int64_t row, const unit_gradient *of,
+                            int64_t d, int64_t n, row_squares *squares, float *gradient,
+                            const sn_optimizer *o)
+{
+    const int plain = is_plain_sgd(p, o);
+    float *out = plain ? p->weight + row * p->ld : gradient;
+    if (!plain)
+        memset(out + d, 0, (size_t)n * sizeof *out);
+    add_listed_rows(out + d, squares, of->c, plain ? -o->learning_rate : 1.0f, of->x->x + d,
+                    of->x->ld, of->rows, of->count, n, plain ? plain_keep(o) : 1.0f);
+    if (d + n < p->ld)
+        return;
+    float bias_gradient = 0.0f;
+    for (int32_t j = 0; j < of->count; j++)
+        bias_gradient += of->c[of->rows[j]];
+    if (plain) {
+        end_plain_step(p, row, bias_gradient, squares, o);
+        return;
+    }
+    update_row(p, row, gradient, bias_gradient, o);
+    check_rows(p, row, 1, o, 0);
+}
+
+/* Columns of x that are worked on at once: those of all rows stay in L2, and they are
+   whole tiles. */
+static int64_t columns_together(int64_t n_rows, int64_t n)
+{
+    enum { FLOATS = 1 << 17, TILE = 8 * SN_LANES };
+    if (n_rows * n <= 2 * FLOATS)
+        return n;
+    const int64_t columns = FLOATS / n_rows / TILE * TILE;
+    return columns > TILE ? columns : TILE;
+}
+
+/* One step of those units [first, end) of p, at most UPDATE_UNITS, that have rows; nothing of
+   the others is touched.
+   IN c, rows (*, ld_rows) and count of all units, c the gradients of their pre-activations;
+   x (n_rows); gradient: scratch, (UPDATE_UNITS, p->ld). */
+static void update_listed_units(sn_parameters *p, int64_t first, int64_t end,
+                                const sn_optimizer *optimizer, const float *c,
+                                int64_t ld_rows, const sn_rows *x, const int32_t *rows,
+                                const int32_t *count, int64_t n_rows, float *gradient)
+{
+    const int64_t columns = columns_together(n_rows, p->ld);
+    row_squares squares[UPDATE_UNITS];
+    if (is_frozen(optimizer))
+        return;
+    for (int64_t d = 0; d < p->ld; d += columns) {
+        const int64_t n = smaller(columns, p->ld - d);
+        for (int64_t k = next_listed(count, first, end), next; k < end; k = next) {
+            next = next_listed(count, k + 1, end);
+            if (next < end)
+                sn_prefetch(p->weight + next * p->ld + d, n);
+            const int64_t i = k - first;
+            const unit_gradient of = {c + k * ld_rows, x, rows + k * ld_rows, count[k]};
+            if (d == 0)
+                memset(squares + i, 0, sizeof *squares);
+            step_of_columns(p, k, &of, d, n, squares + i, gradient + i * p->ld, optimizer);
+        }
+    }
+}
