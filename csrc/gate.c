@@ -197,10 +197,11 @@ static void gate_penalty(sn_layer *layer, const gate_strip *strip,
     const int64_t ld = strip->ld_rows;
     float *da = layer->da + strip->first * ld;
     float *value = layer->penalty_value + strip->first;
-    memset(da, 0, (size_t)unit_row->n * sizeof *da);
-    memset(value, 0, (size_t)strip->n_gates * sizeof *value);
-    if (layer->penalty < 0)
+    if (layer->penalty < 0) {
+        memset(da, 0, (size_t)unit_row->n * sizeof *da);
+        memset(value, 0, (size_t)strip->n_gates * sizeof *value);
         return;
+    }
     const sn_unit *unit = unit_table[layer->unit];
     const float *h = layer->h + strip->first * ld;
     sn_penalty_row row = {strip->n_gates, ld, padded(strip->n_rows), strip->n_rows, h, NULL,

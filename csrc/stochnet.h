@@ -147,7 +147,7 @@ typedef struct {
     const char *name;
     int32_t needs_smooth_probability;
     float default_weight;
-    /* adds the gradient to da; value (n_gates): each gate's term of the criterion */
+    /* OUT da: the gradient; value (n_gates): each gate's term of the criterion */
     void (*gradient)(float *da, float *value, const sn_penalty_row *row);
 } sn_penalty;
 

@@ -21,7 +21,7 @@ static void kl_gradient(float *restrict da, float *restrict value,
     }
     for (int64_t k = 0; k < row->n_gates; k++)
         for (int64_t b = 0; b < row->n; b++)
-            da[k * row->ld + b] += slope[k] * row->dp_da[k * row->ld + b];
+            da[k * row->ld + b] = slope[k] * row->dp_da[k * row->ld + b];
 }
 
 static const sn_penalty kl = {

@@ -13,7 +13,7 @@ static void l1_gradient(float *restrict da, float *restrict value,
     for (int64_t k = 0; k < row->n_gates; k++) {
         const int64_t first = k * row->ld;
         for (int64_t b = first; b < first + row->n; b++)
-            da[b] += scale * slope[b];
+            da[b] = scale * slope[b];
         value[k] = scale * sn_row_sum(activation + first, row->n_rows); /* none is < 0 */
     }
 }

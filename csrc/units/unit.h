@@ -29,12 +29,12 @@ static void sigmoid_of_a(float *restrict p, const sn_unit_row *row)
         p[b] = sn_sigmoid(row->a[b]);
 }
 
-/* p (1 - p), without cancellation for p near 1 */
+/* p (1 - p), without cancellation for p near 1: 1 - p = p exp(-a) */
 static void sigmoid_slope(float *restrict dp, const float *restrict p,
                           const sn_unit_row *row)
 {
     for (int64_t b = 0; b < row->n; b++)
-        dp[b] = p[b] * sn_sigmoid(-row->a[b]);
+        dp[b] = p[b] * (p[b] * sn_exp(-row->a[b]));
 }
 
 /* Of units that always fire. */
