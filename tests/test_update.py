@@ -6,7 +6,7 @@ import numpy as np
 import oracle
 import pytest
 
-from stochnet._kernels import arrays, update
+from stochnet._kernels import arrays, expert, update
 from stochnet.network import Optimizer, Parameters
 
 N_UNITS, N_INPUTS, N_STEPS, BATCH = 13, 37, 10, 8
@@ -36,6 +36,7 @@ optimizers = pytest.mark.parametrize(
 
 
 def make_parameters(rng, optimizer, n_inputs=N_INPUTS):
+    """Random weights, every fourth unit's of half the size."""
     weight = arrays.padded_rows(rng.normal(size=(N_UNITS, n_inputs)))
     weight[::4] *= 0.5
     n_states = optimizer.n_states
@@ -217,3 +218,70 @@ def test_parameters_without_bias(optimizer):
             parameters, optimizer, range(N_UNITS), gradient, np.ones(N_UNITS)
         )
     np.testing.assert_array_equal(bare.weight, p.weight)
+
+
+# Inputs and rows: one vector, some, all that a kernel takes at once, and so many of
+# both that they are taken some columns at a time.
+@pytest.mark.parametrize(
+    ("n_inputs", "n_rows"),
+    [(1, 1), (16, 5), (37, 40), (128, 32), (1000, 30), (500, 600), (1100, 260)],
+)
+@optimizers
+def test_steps_from_listed_rows_against_the_oracle(optimizer, n_inputs, n_rows):
+    """What a row's kernel adds up, decays, moves and limits while it has it."""
+    rng = np.random.default_rng([11, n_inputs, n_rows])
+    norm = optimizer.max_norm and 0.8 * n_inputs**0.5
+    # Adam would make the rounding of a sum near zero as large as a step
+    optimizer = replace(optimizer, max_norm=norm, epsilon=0.1)
+    p = make_parameters(rng, optimizer, n_inputs)
+    weight, bias = p.values.astype(float), p.bias[:, None].astype(float)
+    weight_state = oracle.new_optimiser_state(weight)
+    bias_state = oracle.new_optimiser_state(bias)
+    limited = 0
+    for _ in range(3):
+        x = rng.normal(size=(n_rows, n_inputs)).astype(np.float32)
+        dH = rng.normal(size=(N_UNITS, n_rows)).astype(np.float32) / n_rows**0.5
+        h = (rng.random(dH.shape) < 0.3).astype(np.float32)
+        h[1] = 0.0
+        silent = p.weight[1].tobytes()
+        known = np.where(h != 0.0, dH, np.float32(np.nan))
+        assert expert.update(p, optimizer, known, x, h)
+        assert p.weight[1].tobytes() == silent
+        active, used = h.any(axis=1), np.where(h != 0.0, dH, 0.0).astype(float)
+        gradient = used @ x.astype(float) + optimizer.alpha / n_rows * weight
+        weight, weight_state = oracle.update(
+            weight, gradient, weight_state, active, **settings(optimizer)
+        )
+        bias, bias_state = oracle.update(
+            bias, used.sum(axis=1)[:, None], bias_state, active, **settings(optimizer)
+        )
+        if optimizer.max_norm:
+            free = weight
+            weight = oracle.max_norm(weight, optimizer.max_norm, active)
+            limited += np.sum(np.any(free != weight, axis=1))
+    # as above, and gradients of order one that are sums of up to 200 products
+    tolerance = {"rtol": 5e-6, "atol": 5e-6}
+    np.testing.assert_allclose(p.values, weight, **tolerance)
+    np.testing.assert_allclose(p.bias_values, bias[:, 0], **tolerance)
+    assert (limited > 0) == bool(optimizer.max_norm)
+
+
+@pytest.mark.parametrize("n_inputs", [5, 64, 700])
+@pytest.mark.parametrize("what", ["weight", "bias", "gradient", "nothing"])
+@optimizers
+def test_a_step_says_what_is_not_finite(optimizer, what, n_inputs):
+    """Also where squares are, which overflow before weights do."""
+    rng = np.random.default_rng(12)
+    p = make_parameters(rng, optimizer, n_inputs)
+    p.weight[0, : n_inputs // 2] = 1e30
+    x, dH = np.ones((4, n_inputs)), np.ones((N_UNITS, 4))
+    h = np.ones(dH.shape)
+    h[3] = 0.0
+    p.weight[3] = np.nan  # not looked at
+    if what == "weight":
+        p.weight[5, n_inputs - 1] = np.inf
+    elif what == "bias":
+        p.bias[5] = np.nan
+    elif what == "gradient":
+        dH[12, 3] = np.nan
+    assert expert.update(p, optimizer, dH, x, h) == (what == "nothing")

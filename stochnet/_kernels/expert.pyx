@@ -7,6 +7,7 @@ from stochnet._kernels.arrays cimport Rows, const_floats, floats, integers
 from stochnet._kernels.engine cimport (
     SN_SGD, UPDATE_UNITS, engine, sn_optimizer, sn_parameters, sn_rows,
 )
+from stochnet._kernels.update cimport optimizer_of, parameters_of
 
 from stochnet._kernels.arrays import padded_rows
 from stochnet._kernels.gate import active_rows
@@ -71,6 +72,45 @@ def forward(x, weight, bias, h):
     return H
 
 
+cdef _step(sn_parameters *experts, sn_optimizer *optimizer, dH, x, h):
+    """One step of experts with a gate each, from padded rows of x, in place."""
+    cdef int64_t k, n_gates = len(h), n_rows = len(x)
+    rows, counts = _active_rows_of_all(np.asarray(h))
+    scratch = np.empty(UPDATE_UNITS * experts.ld, dtype=np.float32)
+    cdef Rows inputs = Rows(x)
+    for k in range(0, n_gates, UPDATE_UNITS):
+        engine.update_listed_units(
+            experts, k, min(k + UPDATE_UNITS, n_gates), optimizer,
+            const_floats(dH, dH.size), n_rows, &inputs.c, integers(rows, rows.size),
+            integers(counts, n_gates), n_rows, floats(scratch, scratch.size)
+        )
+
+
+def update(experts, optimizer, dH, x, h):
+    """One step of experts with a gate each on their active rows, in place.
+
+    Parameters
+    ----------
+    experts : stochnet.network.Parameters
+    optimizer : stochnet.network.Optimizer
+    dH, x, h
+        As in `gradient`.
+
+    Returns
+    -------
+    bool
+        Whether all weights and biases that were updated are finite.
+    """
+    _check("dH", dH, (len(experts.weight), len(x)))
+    _check("h", h, (len(dH), len(x)))
+    _check("x", x, (len(x), experts.n))
+    cdef sn_parameters p = parameters_of(experts)
+    cdef sn_optimizer o = optimizer_of(optimizer)
+    o.decay /= len(x)
+    _step(&p, &o, np.array(dH, dtype=np.float32), padded_rows(x), h)
+    return not p.failed
+
+
 def gradient(dH, x, h):
     """Gradient of each expert's weights, (n_experts, n_inputs), from its active rows.
 
@@ -98,17 +138,11 @@ def gradient(dH, x, h):
     cdef sn_parameters sums
     cdef sn_optimizer add
     if size == 1:  # the step of a rate of -1 from weights of zero
-        rows, counts = _active_rows_of_all(np.asarray(h))
         memset(&sums, 0, sizeof(sums))
         sums.n_rows, sums.ld, sums.weight = n_gates, ld, start
         memset(&add, 0, sizeof(add))
         add.solver, add.learning_rate = SN_SGD, -1.0
-        for k in range(0, n_gates, UPDATE_UNITS):
-            engine.update_listed_units(
-                &sums, k, min(k + UPDATE_UNITS, n_gates), &add, slopes, ld_rows,
-                &inputs.c, integers(rows, rows.size), integers(counts, n_gates),
-                len(x), NULL
-            )
+        _step(&sums, &add, dH, x, h)
         return out[:, :n_inputs]
     for k in range(n_gates):
         rows = active_rows(h[k])
