@@ -111,35 +111,31 @@ static void gate_and_experts_backward(sn_network *net, int64_t l, int64_t k,
     gate_backward(layer, k, pass->n_rows, net->ld_rows, dh, net->loss, draw, &pass->gate);
 }
 
-/* Asks for what the gradients of gates [first, end) of the last layer start to read: short
-   rows of gates that are too few for the processor to foresee which come next. */
-SN_INLINE void prefetch_units(const sn_network *net, const sn_layer *layer, int64_t first,
-                              int64_t end)
+/* Asks for what the gradients of gate k of the last layer read first: rows that were written
+   upwards, long ago, and that the processor does not foresee. */
+SN_INLINE void prefetch_gate(const sn_network *net, const sn_layer *layer, int64_t k)
 {
-    enum { START = 32 };
     const int64_t ld = net->ld_rows, G = layer->experts_per_gate;
-    const int32_t *count = layer->count;
-    for (int64_t k = next_listed(count, first, end); k < end;
-         k = next_listed(count, k + 1, end)) {
-        sn_prefetch(net->readout.weight + k * G * net->ld_classes, net->ld_classes);
-        sn_prefetch(layer->expert_output + k * G * ld, START);
-        sn_prefetch(layer->h + k * ld, START);
-        __builtin_prefetch(layer->rows + k * ld);
-    }
+    sn_prefetch(layer->da + k * ld, ld);
+    if (layer->credit != SN_CREDIT_ALL && layer->count[k] == 0)
+        return;
+    sn_prefetch(net->readout.weight + k * G * net->ld_classes, net->ld_classes);
+    sn_prefetch(layer->expert_output + k * G * ld, ld);
+    sn_prefetch(layer->h + k * ld, ld);
+    __builtin_prefetch(layer->rows + k * ld);
 }
 
 /* Gradients of gates [first, end) and of their experts. */
 static void gates_backward(sn_network *net, int64_t l, int64_t first, int64_t end,
                            const sn_draw *draw, const sn_pass *pass)
 {
+    enum { SHORT = 64, MANY = 8 };
     const sn_layer *layer = net->layers + l;
-    for (; first < end; first += TILE_GATES) {
-        const int64_t tile_end = smaller(first + TILE_GATES, end);
-        if (l == net->n_layers - 1)
-            prefetch_units(net, layer, tile_end,
-                           smaller(tile_end + TILE_GATES, layer->n_gates));
-        for (int64_t k = first; k < tile_end; k++)
-            gate_and_experts_backward(net, l, k, draw, pass);
+    const int64_t ahead = net->ld_rows <= SHORT ? MANY : 2;
+    for (int64_t k = first; k < end; k++) {
+        if (l == net->n_layers - 1 && k + ahead < layer->n_gates)
+            prefetch_gate(net, layer, k + ahead);
+        gate_and_experts_backward(net, l, k, draw, pass);
     }
 }
 
