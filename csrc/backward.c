@@ -129,9 +129,10 @@ SN_INLINE void prefetch_gate(const sn_network *net, const sn_layer *layer, int64
 static void gates_backward(sn_network *net, int64_t l, int64_t first, int64_t end,
                            const sn_draw *draw, const sn_pass *pass)
 {
-    enum { SHORT = 64, MANY = 8 };
+    /* a gate with few rows is done with long before memory answers */
+    enum { SHORT = 64, MANY = 8, FEW = 2 };
     const sn_layer *layer = net->layers + l;
-    const int64_t ahead = net->ld_rows <= SHORT ? MANY : 2;
+    const int64_t ahead = net->ld_rows <= SHORT ? MANY : FEW;
     for (int64_t k = first; k < end; k++) {
         if (l == net->n_layers - 1 && k + ahead < layer->n_gates)
             prefetch_gate(net, layer, k + ahead);

@@ -52,7 +52,7 @@ static void add_listed_rows(float *w, row_squares *squares, const float *c, floa
         break;
     for (int64_t d = 0, vectors; d < n; d += vectors * SN_LANES) {
         const int64_t left = (n - d) / SN_LANES;
-        /* an eighth of the registers is left for what they are made of */
+        /* 24 of 32 registers, or 8 of 16: a wider group reads the listed rows less often */
         vectors = TILE_UNITS == 8 && left >= 24 ? 24 : left >= 8 ? 8 : left >= 4 ? 4 : 1;
         switch (vectors) {
             TAKE(24)

@@ -83,8 +83,8 @@ static void say_failed(sn_parameters *p)
     __atomic_store_n(&p->failed, 1, __ATOMIC_RELAXED);
 }
 
-/* Scales row `row`, whose weights' squares have this sum, to the norm that it may have.
-   Where the sum is finite, so are the weights. */
+/* Scales row `row`, whose weights' squares have this sum, to the norm that it may have. Sets
+   p->failed if they are not finite: where the sum is, so are they. */
 static void limit_norm_of_sum(sn_parameters *p, int64_t row, float sum,
                               const sn_optimizer *o)
 {
