@@ -131,7 +131,7 @@ static int64_t train(double *loss, double *penalty, sn_network *net,
 #pragma omp parallel num_threads(threads) if (threads > 1)
         train_batch(net, examples, first, n_rows, &draw);
         if (n_rows == examples->batch_size)
-            end_pass(&net->pace, n_rows, start);
+            end_pass(&net->pace, n_rows, n_threads, start);
         double sum = 0.0;
         for (int64_t b = 0; b < n_rows; b++)
             sum += (double)net->loss[b];
@@ -167,7 +167,7 @@ static void predict(float *probability, sn_network *net, const float *X, int64_t
             layer_forward(net, l, &pass);
         readout_forward(net, n_rows, 0);
     }
-    end_pass(&net->pace, n_rows, start);
+    end_pass(&net->pace, n_rows, n_threads, start);
     for (int64_t b = 0; b < n_rows; b++)
         memcpy(probability + b * net->n_classes, net->logits + b * net->ld_classes,
                (size_t)net->n_classes * sizeof *probability);
@@ -202,13 +202,15 @@ static void scores(sn_network *net, int64_t l, const float *X, int64_t n_rows,
     }
 }
 
-/* Initial weights, uniform on +-limit; threads share the units.
+/* Initial weights, uniform on +-limit; threads share the units where waking them pays.
    OUT w (n_units, ld_w): n weights of each, then zeros. ld_w a multiple of SN_PAD. */
 static void uniform_weights(float *restrict w, int64_t ld_w, const sn_draw *draw,
                             float limit, int64_t n_units, int64_t n, int32_t n_threads)
 {
-    (void)n_threads;
-#pragma omp parallel for schedule(static) num_threads(n_threads) if (n_threads > 1)
+    enum { FEW = 1 << 18 };
+    const int is_shared = n_threads > 1 && n_units * ld_w > FEW;
+    (void)is_shared;
+#pragma omp parallel for schedule(static) num_threads(n_threads) if (is_shared)
     for (int64_t unit = 0; unit < n_units; unit++) {
         float *row = w + unit * ld_w;
         uniform(row, draw, SN_WEIGHTS, (uint32_t)unit, ld_w);

@@ -231,6 +231,7 @@ typedef struct {
     int32_t threaded;       /* whether this way takes all threads */
     int32_t wakes;          /* whether its next pass is the first with all */
     int32_t for_lost;       /* times what a trial lost, until the next */
+    int32_t put_off;        /* times that the next trial was put off */
 } sn_pace;
 
 /* What rows have beside zeros, piece by piece (see PIECE). */
@@ -345,6 +346,8 @@ typedef struct {
 
     int64_t serial_work; /* multiplications from which a step takes all threads */
     void (*count_pass)(sn_pace *pace, int64_t n_rows, double seconds);
+    void (*put_off_trial)(sn_pace *pace, int32_t n_threads, int64_t idle);
+    int64_t (*idle_cores)(void);
 
     /* whole network; see network.c */
     int64_t (*train)(double *loss, double *penalty, sn_network *net,

@@ -4,8 +4,8 @@
  * and on what else runs there: the ten barriers of a step cost microseconds where every
  * thread has a core of its own, and milliseconds where one of them has to wait for a
  * thread that is not running. Small steps and predictions of successive calls are therefore
- * timed both ways, at first and now and then, and go on with the faster. Results are the
- * same bits either way.
+ * timed both ways, at first and now and then, and go on with the faster. A trial of all
+ * threads waits for a core that is idle. Results are the same bits either way.
  */
 #include <math.h>
 
@@ -14,10 +14,15 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
+#if defined(__linux__)
+#include <fcntl.h>
+#include <unistd.h>
+#endif
 
 /* Multiplications from which a mini-batch takes all threads, and from which it tries
-   them: about 0.2 ms and 10 us of one thread. */
-enum { SERIAL_WORK = 4000000, TINY_WORK = 100000 };
+   them: about 0.2 ms and 10 us of one thread; and from which a pass that is made once takes
+   them all, even if one has to wait for a core: 1 ms. */
+enum { SERIAL_WORK = 4000000, TINY_WORK = 100000, LARGE_WORK = 5 * SERIAL_WORK };
 
 /* Passes in one way before it is judged; runs of one thread, and of all, that are enough
    to give the other way another run; how many times what it lost a trial of all threads has
@@ -46,10 +51,40 @@ static int64_t work_of_rows(const sn_network *net, int64_t n_rows)
     return n_rows * work;
 }
 
-/* For a pass that is made once. */
+/* Cores that nothing runs on just now, as Linux counts them in a moment's time; -1 where
+   nobody says. */
+static int64_t idle_cores(void)
+{
+    int64_t running = 0;
+#if defined(__linux__)
+    char text[64];
+    const int file = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
+    const int64_t length = file < 0 ? 0 : read(file, text, sizeof text);
+    if (file >= 0)
+        close(file);
+    /* three means, then running / all threads */
+    int64_t field = 0;
+    for (int64_t i = 0; i < length && text[i] != '/'; i++) {
+        field += text[i] == ' ';
+        if (field == 3 && text[i] != ' ')
+            running = 10 * running + (text[i] - '0');
+    }
+    const int64_t cores = sysconf(_SC_NPROCESSORS_ONLN);
+    if (running > 0)
+        return running < cores ? cores - running : 0;
+#endif
+    (void)running;
+    return -1;
+}
+
+/* For a pass that is made once. One that is not large waits for no core. */
 static int32_t useful_threads(const sn_network *net, int64_t n_rows, int32_t n_threads)
 {
-    return work_of_rows(net, n_rows) < SERIAL_WORK ? 1 : n_threads;
+    const int64_t work = work_of_rows(net, n_rows);
+    if (n_threads == 1 || work < SERIAL_WORK)
+        return 1;
+    const int64_t idle = work < LARGE_WORK ? idle_cores() : -1;
+    return idle >= 0 && idle < n_threads - 1 ? (int32_t)idle + 1 : n_threads;
 }
 
 /* For one of many passes over so many rows. OUT start: when it began, if it is to be timed;
@@ -132,9 +167,31 @@ static void count_pass(sn_pace *pace, int64_t n_rows, double seconds)
         change_way(pace, pace->threaded ? 0.0 : most);
 }
 
-/* The end of a pass that paced_threads began. */
-static void end_pass(sn_pace *pace, int64_t n_rows, double start)
+/* Puts a trial of all threads off where it had to wait for a core, unless threads were the
+   faster way when last seen, or it was put off for long. BLAS threads, for one, go on running
+   for about 0.1 s after a product; a barrier waits for them for milliseconds.
+   IN idle: as above. */
+static void put_off_trial(sn_pace *pace, int32_t n_threads, int64_t idle)
 {
-    if (start != 0.0)
-        count_pass(pace, n_rows, seconds_now() - start);
+    enum { MOST_TIMES = 128 };
+    static const double SECONDS = 2e-3;
+    const int pays = pace->mean[1] > 0.0 && pace->mean[1] < pace->mean[0];
+    const int is_free = idle < 0 || idle >= n_threads - 1; /* for all that is known */
+    if (pays || is_free || pace->put_off == MOST_TIMES) {
+        pace->put_off = 0;
+        return;
+    }
+    change_way(pace, SECONDS);
+    pace->put_off++;
+}
+
+/* The end of a pass that paced_threads began. */
+static void end_pass(sn_pace *pace, int64_t n_rows, int32_t n_threads, double start)
+{
+    if (start == 0.0)
+        return;
+    const int32_t was = pace->threaded;
+    count_pass(pace, n_rows, seconds_now() - start);
+    if (pace->threaded && !was)
+        put_off_trial(pace, n_threads, idle_cores());
 }

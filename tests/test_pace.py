@@ -1,17 +1,22 @@
 """The choice between one thread and all, on passes that take a given time."""
 
+import os
+import subprocess
+import sys
+import time
+
 import pytest
 
-from stochnet._kernels.pace import Pace
+from stochnet._kernels.pace import Pace, idle_cores
 
 SERIAL, THREADED = 50e-6, 30e-6
 
 
-def run(n_passes, threaded, serial=SERIAL, pace=None):
-    """Total seconds and share of passes with all threads.
+def run(n_passes, threaded, serial=SERIAL, pace=None, idle=-1):
+    """Total seconds and share of passes with all of two threads.
 
     `threaded` and `serial` are the seconds of a pass, or functions of its number among
-    successive passes in this way.
+    successive passes in this way; `idle` is what is known of idle cores.
     """
     pace = pace or Pace()
     seconds, n_threaded, n_alike = 0.0, 0, 0
@@ -20,6 +25,8 @@ def run(n_passes, threaded, serial=SERIAL, pace=None):
         cost = threaded if was else serial
         cost = cost(n_alike) if callable(cost) else cost
         pace.count_pass(32, cost)
+        if pace.threaded and not was:
+            pace.put_off_trial(2, idle)
         seconds += cost
         n_threaded += was
         n_alike = n_alike + 1 if pace.threaded == was else 0
@@ -103,3 +110,43 @@ def test_passes_over_other_rows_begin_again():
     assert pace.threaded
     pace.count_pass(16, THREADED)
     assert not pace.threaded
+
+
+def test_a_trial_waits_for_an_idle_core():
+    """For a quarter of a second, and then for none."""
+    seconds, share = run(4000, THREADED, idle=0)
+    assert share == 0 and seconds < 0.25
+    _, share = run(40_000, THREADED, idle=0)
+    assert share > 0.8
+
+
+@pytest.mark.parametrize("idle", [1, 5, -1])
+def test_no_trial_waits_where_cores_are_idle_or_nobody_knows(idle):
+    seconds, share = run(1000, THREADED, idle=idle)
+    assert (seconds, share) == run(1000, THREADED)
+
+
+def test_threads_that_pay_do_not_wait_for_an_idle_core():
+    """One thread is measured again in between."""
+    pace = Pace()
+    run(1000, THREADED, pace=pace)
+    _, share = run(100_000, THREADED, pace=pace, idle=0)
+    assert share > 0.97
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/loadavg"), reason="Linux counts them")
+def test_idle_cores():
+    """This process runs on one of them; others may be busy now, but not for long."""
+    cores = os.cpu_count()
+    assert idle_cores() < cores
+    command = [sys.executable, "-c", "while True: pass"]
+    others = [subprocess.Popen(command) for _ in range(cores)]
+    try:
+        deadline = time.monotonic() + 30
+        while idle_cores() > 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert idle_cores() == 0
+    finally:
+        for process in others:
+            process.kill()
+            process.wait()

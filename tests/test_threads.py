@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -128,16 +129,26 @@ def test_the_number_of_threads_may_change_between_batches(name):
     assert_same_bits(copy_of_state(serial), copy_of_state(changing))
 
 
+def repeat_until_both_ways_are_seen(kernels, passes):
+    """Which one is faster is the machine's business; a trial waits 0.3 s for a core."""
+    deadline = time.monotonic() + 30
+    passes()
+    while 0 in kernels().seconds_of_small_pass and time.monotonic() < deadline:
+        passes()
+    assert min(kernels().seconds_of_small_pass) > 0
+
+
 def test_small_steps_try_both_ways_and_give_the_same_bits():
-    """Which one is faster is the machine's business; a hundred steps see both."""
     shape, batch_size = Shape(0, 60, (30,), (200,), 10), 16
     assert 16 * 30 * 260 < serial_work()
     X, y = make_batch(shape, n_rows=100 * batch_size)
     networks = [network_of("st", shape=shape) for _ in range(2)]
-    for n_threads, network in enumerate(networks, start=1):
-        network.train(X, y, batch_size=batch_size, n_threads=n_threads)
-    serial, threaded = networks[1]._training_kernels[2].seconds_of_small_pass
-    assert serial > 0 and threaded > 0
+
+    def train():
+        for n_threads, network in enumerate(networks, start=1):
+            network.train(X, y, batch_size=batch_size, n_threads=n_threads)
+
+    repeat_until_both_ways_are_seen(lambda: networks[1]._training_kernels[2], train)
     assert networks[0]._training_kernels[2].seconds_of_small_pass == (0, 0)
     assert_same_bits(*map(copy_of_state, networks))
 
@@ -153,10 +164,12 @@ def test_small_predictions_try_both_ways_and_give_the_same_bits():
         kernels[1].predict(X[:n_rows])
         # of passes over other numbers of rows nothing is known
         assert kernels[1].seconds_of_small_pass == (0, 0)
-        for _ in range(50):
-            np.testing.assert_array_equal(kernels[1].predict(X[:n_rows]), expected)
-        serial, threaded = kernels[1].seconds_of_small_pass
-        assert serial > 0 and threaded > 0
+
+        def predict(rows=X[:n_rows], expected=expected):
+            for _ in range(50):
+                np.testing.assert_array_equal(kernels[1].predict(rows), expected)
+
+        repeat_until_both_ways_are_seen(lambda: kernels[1], predict)
     assert kernels[0].seconds_of_small_pass == (0, 0)
 
 

@@ -289,6 +289,8 @@ cdef extern from "stochnet.h":
         ) noexcept nogil
         int64_t serial_work
         void (*count_pass)(sn_pace *, int64_t, double) noexcept nogil
+        void (*put_off_trial)(sn_pace *, int32_t, int64_t) noexcept nogil
+        int64_t (*idle_cores)() noexcept nogil
         int64_t (*train)(
             double *, double *, sn_network *, const sn_examples *, int32_t
         ) noexcept nogil

@@ -27,3 +27,19 @@ cdef class Pace:
             How long it took, in the way that `threaded` says.
         """
         engine.count_pass(&self.c, n_rows, seconds)
+
+    def put_off_trial(self, n_threads, idle):
+        """Go back to one thread where a trial of all, just begun, lacks cores.
+
+        Parameters
+        ----------
+        n_threads : int
+        idle : int
+            As `idle_cores` says.
+        """
+        engine.put_off_trial(&self.c, n_threads, idle)
+
+
+def idle_cores():
+    """Cores that nothing runs on at the moment; -1 if unknown."""
+    return engine.idle_cores()
