@@ -5,7 +5,7 @@
  * thread has a core of its own, and milliseconds where one of them has to wait for a
  * thread that is not running. Small steps and predictions of successive calls are therefore
  * timed both ways, at first and now and then, and go on with the faster. A trial of all
- * threads waits for a core that is idle. Results are the same bits either way.
+ * threads waits a while for cores that are idle. Results are the same bits either way.
  */
 #include <math.h>
 
@@ -77,14 +77,19 @@ static int64_t idle_cores(void)
     return -1;
 }
 
+/* How many of the threads have a core, for all that is known. IN idle: as above. */
+static int32_t threads_with_core(int32_t n_threads, int64_t idle)
+{
+    return idle >= 0 && idle < n_threads - 1 ? (int32_t)idle + 1 : n_threads;
+}
+
 /* For a pass that is made once. One that is not large waits for no core. */
 static int32_t useful_threads(const sn_network *net, int64_t n_rows, int32_t n_threads)
 {
     const int64_t work = work_of_rows(net, n_rows);
     if (n_threads == 1 || work < SERIAL_WORK)
         return 1;
-    const int64_t idle = work < LARGE_WORK ? idle_cores() : -1;
-    return idle >= 0 && idle < n_threads - 1 ? (int32_t)idle + 1 : n_threads;
+    return work < LARGE_WORK ? threads_with_core(n_threads, idle_cores()) : n_threads;
 }
 
 /* For one of many passes over so many rows. OUT start: when it began, if it is to be timed;
@@ -176,8 +181,8 @@ static void put_off_trial(sn_pace *pace, int32_t n_threads, int64_t idle)
     enum { MOST_TIMES = 128 };
     static const double SECONDS = 2e-3;
     const int pays = pace->mean[1] > 0.0 && pace->mean[1] < pace->mean[0];
-    const int is_free = idle < 0 || idle >= n_threads - 1; /* for all that is known */
-    if (pays || is_free || pace->put_off == MOST_TIMES) {
+    const int have_cores = threads_with_core(n_threads, idle) == n_threads;
+    if (pays || have_cores || pace->put_off == MOST_TIMES) {
         pace->put_off = 0;
         return;
     }

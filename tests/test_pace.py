@@ -143,9 +143,9 @@ def test_idle_cores():
     others = [subprocess.Popen(command) for _ in range(cores)]
     try:
         deadline = time.monotonic() + 30
-        while idle_cores() > 0 and time.monotonic() < deadline:
+        while (idle := idle_cores()) > 0 and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert idle_cores() == 0
+        assert idle == 0
     finally:
         for process in others:
             process.kill()

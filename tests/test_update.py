@@ -79,44 +79,65 @@ def settings(optimizer):
     }
 
 
+class Expected:
+    """The oracle's copy of parameters, and how often it has limited a norm."""
+
+    def __init__(self, parameters):
+        self.weight = parameters.values.astype(float)
+        self.bias = parameters.bias[:, None].astype(float)
+        self.weight_state = oracle.new_optimiser_state(self.weight)
+        self.bias_state = oracle.new_optimiser_state(self.bias)
+        self.limited = 0
+
+    def step(self, optimizer, active, gradient, bias_gradient, n_rows):
+        """One step of the active rows; returns which of all rows kept their norm."""
+        decayed = gradient + optimizer.alpha / n_rows * self.weight
+        free, self.weight_state = oracle.update(
+            self.weight, decayed, self.weight_state, active, **settings(optimizer)
+        )
+        self.bias, self.bias_state = oracle.update(
+            self.bias,
+            bias_gradient[:, None],
+            self.bias_state,
+            active,
+            **settings(optimizer),
+        )
+        self.weight = free
+        if optimizer.max_norm:
+            self.weight = oracle.max_norm(free, optimizer.max_norm, active)
+        kept = np.all(free == self.weight, axis=1)
+        self.limited += np.sum(~kept)
+        return kept
+
+
 @optimizers
 def test_ten_steps_against_the_oracle(optimizer):
     rng = np.random.default_rng(5)
     p = make_parameters(rng, optimizer)
-    weight, bias = p.values.astype(float), p.bias[:, None].astype(float)
-    weight_state = oracle.new_optimiser_state(weight)
-    bias_state = oracle.new_optimiser_state(bias)
-    limited = 0
+    expected = Expected(p)
     for _ in range(N_STEPS):
         active, gradient, bias_gradient = draw_step(rng)
         rows = np.flatnonzero(active)
         update.update_rows(p, optimizer, rows, gradient, bias_gradient, n_rows=BATCH)
-        decayed = gradient + optimizer.alpha / BATCH * weight
-        weight, weight_state = oracle.update(
-            weight, decayed, weight_state, active, **settings(optimizer)
-        )
-        bias, bias_state = oracle.update(
-            bias, bias_gradient[:, None], bias_state, active, **settings(optimizer)
-        )
+        kept = expected.step(optimizer, active, gradient, bias_gradient, BATCH)
         if optimizer.max_norm:
-            free = weight
-            weight = oracle.max_norm(weight, optimizer.max_norm, active)
-            limited += np.sum(np.any(free != weight, axis=1))
-            assert np.any(np.all(free == weight, axis=1) & active) or not len(rows)
+            assert np.any(kept & active) or not len(rows)
     # Each step rounds numbers of order one a few times, at 6e-8: over ten steps, with
     # the sum of all earlier ones in momentum, some 1e-6.
     tolerance = {"rtol": 3e-6, "atol": 3e-6}
-    np.testing.assert_allclose(p.values, weight, **tolerance)
-    np.testing.assert_allclose(p.bias_values, bias[:, 0], **tolerance)
+    np.testing.assert_allclose(p.values, expected.weight, **tolerance)
+    np.testing.assert_allclose(p.bias_values, expected.bias[:, 0], **tolerance)
     names = {"sgd": ["velocity"], "adam": ["first_moment", "second_moment"]}
     for i, name in enumerate(names[optimizer.solver][: optimizer.n_states]):
         state = p.weight_state[i][:, :N_INPUTS]
-        np.testing.assert_allclose(state, getattr(weight_state, name), **tolerance)
-        state = getattr(bias_state, name)[:, 0]
+        np.testing.assert_allclose(
+            state, getattr(expected.weight_state, name), **tolerance
+        )
+        state = getattr(expected.bias_state, name)[:, 0]
         np.testing.assert_allclose(p.bias_state[i], state, **tolerance)
     if optimizer.solver == "adam":
-        assert p.steps.tolist() == weight_state.step_count.tolist()
-    assert (limited > N_STEPS) == bool(optimizer.max_norm)
+        assert p.steps.tolist() == expected.weight_state.step_count.tolist()
+    assert (expected.limited > N_STEPS) == bool(optimizer.max_norm)
 
 
 @optimizers
@@ -234,10 +255,7 @@ def test_steps_from_listed_rows_against_the_oracle(optimizer, n_inputs, n_rows):
     # Adam would make the rounding of a sum near zero as large as a step
     optimizer = replace(optimizer, max_norm=norm, epsilon=0.1)
     p = make_parameters(rng, optimizer, n_inputs)
-    weight, bias = p.values.astype(float), p.bias[:, None].astype(float)
-    weight_state = oracle.new_optimiser_state(weight)
-    bias_state = oracle.new_optimiser_state(bias)
-    limited = 0
+    expected = Expected(p)
     for _ in range(3):
         x = rng.normal(size=(n_rows, n_inputs)).astype(np.float32)
         dH = rng.normal(size=(N_UNITS, n_rows)).astype(np.float32) / n_rows**0.5
@@ -248,22 +266,13 @@ def test_steps_from_listed_rows_against_the_oracle(optimizer, n_inputs, n_rows):
         assert expert.update(p, optimizer, known, x, h)
         assert p.weight[1].tobytes() == silent
         active, used = h.any(axis=1), np.where(h != 0.0, dH, 0.0).astype(float)
-        gradient = used @ x.astype(float) + optimizer.alpha / n_rows * weight
-        weight, weight_state = oracle.update(
-            weight, gradient, weight_state, active, **settings(optimizer)
-        )
-        bias, bias_state = oracle.update(
-            bias, used.sum(axis=1)[:, None], bias_state, active, **settings(optimizer)
-        )
-        if optimizer.max_norm:
-            free = weight
-            weight = oracle.max_norm(weight, optimizer.max_norm, active)
-            limited += np.sum(np.any(free != weight, axis=1))
+        gradient = used @ x.astype(float)
+        expected.step(optimizer, active, gradient, used.sum(axis=1), n_rows)
     # as above, and gradients of order one that are sums of up to 200 products
     tolerance = {"rtol": 5e-6, "atol": 5e-6}
-    np.testing.assert_allclose(p.values, weight, **tolerance)
-    np.testing.assert_allclose(p.bias_values, bias[:, 0], **tolerance)
-    assert (limited > 0) == bool(optimizer.max_norm)
+    np.testing.assert_allclose(p.values, expected.weight, **tolerance)
+    np.testing.assert_allclose(p.bias_values, expected.bias[:, 0], **tolerance)
+    assert (expected.limited > 0) == bool(optimizer.max_norm)
 
 
 @pytest.mark.parametrize("n_inputs", [5, 64, 700])
