@@ -8,11 +8,14 @@
 #include "vector.h"
 
 /* dL/dy of expert e, from the readout or the layer above: on every row where the
-   estimator credits all gates, else on the listed rows. OUT g (n_rows). */
-static void output_gradient(float *g, const sn_network *net, int64_t l, int64_t e,
-                            const int32_t *rows, int32_t count, int64_t n_rows)
+   estimator credits all gates, else on the listed rows. OUT g (n_rows): scratch, where it
+   may be. */
+static const float *output_gradient(float *g, const sn_network *net, int64_t l, int64_t e,
+                                    const int32_t *rows, int32_t count, int64_t n_rows)
 {
     const sn_layer *layer = net->layers + l;
+    if (l == net->n_layers - 1 && sn_has_many_classes(net))
+        return layer->output_gradient + e * net->ld_rows;
     if (l < net->n_layers - 1)
         for (int32_t j = 0; j < count; j++)
             g[rows[j]] = layer->output_gradient[rows[j] * layer->ld_units + e];
@@ -20,6 +23,7 @@ static void output_gradient(float *g, const sn_network *net, int64_t l, int64_t 
         readout_gradient_of_all(g, net, e, n_rows);
     else
         readout_gradient(g, net, e, rows, count);
+    return g;
 }
 
 /* Gate k's gradients of h (added to dh) and of H (left in its place); then the step of
@@ -35,12 +39,13 @@ static void experts_backward(sn_network *net, int64_t l, int64_t k, float *restr
     const int32_t n_credited = all ? (int32_t)pass->n_rows : layer->n_credited[k];
     const float *h = layer->h + k * ld;
     const int differs = estimator_table[layer->estimator]->needs_difference;
-    float *restrict g = pass->gate.output_gradient, *restrict y = pass->gate.slope;
+    float *restrict y = pass->gate.slope;
     if (differs)
         gate_difference(dh, net, layer, k, credited, n_credited, pass->n_rows, &pass->gate);
     for (int64_t e = k * G; e < (k + 1) * G; e++) {
         float *restrict H = layer->expert_output + e * ld;
-        output_gradient(g, net, l, e, credited, n_credited, pass->n_rows);
+        const float *g = output_gradient(pass->gate.output_gradient, net, l, e, credited,
+                                         n_credited, pass->n_rows);
         if (all && !differs) /* whole vectors */
             for (int64_t b = 0; b < pass->n_rows; b++)
                 dh[b] += g[b] * H[b];
@@ -133,6 +138,8 @@ static void gates_backward(sn_network *net, int64_t l, int64_t first, int64_t en
     enum { SHORT = 64, MANY = 8, FEW = 2 };
     const sn_layer *layer = net->layers + l;
     const int64_t ahead = net->ld_rows <= SHORT ? MANY : FEW;
+    if (l == net->n_layers - 1 && sn_has_many_classes(net))
+        readout_gradients(net, first, end, pass->n_rows);
     for (int64_t k = first; k < end; k++) {
         if (l == net->n_layers - 1 && k + ahead < layer->n_gates)
             prefetch_gate(net, layer, k + ahead);

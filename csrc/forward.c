@@ -130,10 +130,17 @@ static int keeps_a(const sn_layer *layer, const sn_pass *pass)
     return pass->training && (reads || layer->sigmoid_derivative);
 }
 
-/* and whether gates and active rows are. */
+/* whether gates and active rows are, */
 static int keeps_gates(const sn_network *net, int64_t l, const sn_pass *pass)
 {
-    return pass->training || l < net->n_layers - 1 || pass->keeps_gates;
+    return pass->training || l < net->n_layers - 1 || pass->keeps_gates ||
+           sn_reads_out_by_row(net);
+}
+
+/* and whether the experts' outputs are. */
+static int keeps_H(const sn_network *net, int64_t l, const sn_pass *pass)
+{
+    return pass->training || (l == net->n_layers - 1 && sn_reads_out_by_row(net));
 }
 
 /* Where `all`, n_rows rows of 32-bit numbers for each gate, is written for a block of
@@ -162,8 +169,8 @@ static sn_layer layer_of_block(const sn_network *net, int64_t l, int64_t block,
     layer.a = place_of_block(whole->a, 1, keeps_a(whole, pass), net, whole, block, pass);
     layer.h = place_of_block(whole->h, 1, keeps, net, whole, block, pass);
     layer.rows = place_of_block(whole->rows, 1, keeps, net, whole, block, pass);
-    layer.expert_output = place_of_block(whole->expert_output, G, pass->training, net,
-                                         whole, block, pass);
+    layer.expert_output = place_of_block(whole->expert_output, G, keeps_H(net, l, pass),
+                                         net, whole, block, pass);
     return layer;
 }
 
@@ -184,13 +191,10 @@ static void units_forward(sn_network *net, int64_t l, const sn_draw *draw,
         gate_products(net, &layer, first, end, pass);
         gates_forward(&layer, first, end, draw, net->ld_rows, pass);
         experts_forward(net, &layer, &in, first, end, rows, count, pass);
-        if (l < net->n_layers - 1) {
+        if (l < net->n_layers - 1)
             write_output(net, &layer, first, end, pass->n_rows);
-            continue;
-        }
-        float *partial = cleared_partial(net, block, pass->n_rows, net->ld_classes);
-        for (int64_t k = first; k < end; k++)
-            readout_gate(net, partial, &layer, k);
+        else if (!sn_reads_out_by_row(net))
+            readout_gates(net, &layer, block, first, end, pass->n_rows);
     }
 }
 

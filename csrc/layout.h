@@ -79,6 +79,24 @@ static inline int sn_sums_by_block(const sn_layer *layer)
     return layer->n_hidden <= sn_block_width(layer);
 }
 
+/* Whether the readout's kernels are those for many classes, see readout.c. Part of the
+   result's definition, as is the next. */
+static inline int sn_has_many_classes(const sn_network *net)
+{
+    enum { FEW_CLASSES = 64 };
+    return net->n_classes > FEW_CLASSES;
+}
+
+/* Whether logits are summed row by row, from lists of what ran for each: where blocks are of
+   few gates, their partial sums would be read and written for longer than V is read. */
+static inline int sn_reads_out_by_row(const sn_network *net)
+{
+    enum { GATES_FOR_EACH_CLASS = 16 };
+    const sn_layer *last = net->layers + net->n_layers - 1;
+    return sn_has_many_classes(net) &&
+           last->n_gates < GATES_FOR_EACH_CLASS * net->n_classes;
+}
+
 /* Floats of `partials`, (blocks, B, columns): forward of the readout, backward of hidden
    units. */
 static inline int64_t sn_partials_size(const sn_network *net)
@@ -87,7 +105,8 @@ static inline int64_t sn_partials_size(const sn_network *net)
     for (int64_t l = 0; l < net->n_layers; l++) {
         const sn_layer *layer = net->layers + l;
         const int64_t hidden = sn_sums_by_block(layer) ? layer->ld_hidden : 0;
-        const int64_t classes = l == net->n_layers - 1 ? net->ld_classes : 0;
+        const int is_read_out = l == net->n_layers - 1 && !sn_reads_out_by_row(net);
+        const int64_t classes = is_read_out ? net->ld_classes : 0;
         const int64_t columns = hidden > classes ? hidden : classes;
         const int64_t size = sn_block_count(layer) * net->ld_rows * columns;
         most = size > most ? size : most;

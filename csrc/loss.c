@@ -1,6 +1,25 @@
 /* Softmax cross-entropy of one row. */
 #include "scalar.h"
 #include "stochnet.h"
+#include "vector.h"
+
+/* The largest of n floats; of several lanes at a time, as many classes would wait for one
+   another. */
+static float largest_of(const float *x, int64_t n)
+{
+    float lanes[SN_PAD], largest = x[0];
+    for (int64_t i = 0; i < SN_PAD; i++)
+        lanes[i] = largest;
+    int64_t c = 0;
+    for (; c + SN_PAD <= n; c += SN_PAD)
+        for (int64_t i = 0; i < SN_PAD; i++)
+            lanes[i] = x[c + i] > lanes[i] ? x[c + i] : lanes[i];
+    for (; c < n; c++)
+        largest = x[c] > largest ? x[c] : largest;
+    for (int64_t i = 0; i < SN_PAD; i++)
+        largest = lanes[i] > largest ? lanes[i] : largest;
+    return largest;
+}
 
 /* Loss -log p[target] of softmax p, and its gradient times `scale`.
    INOUT logits (n_classes) become p. OUT gradient (n_classes), not for target < 0,
@@ -8,14 +27,11 @@
 static float cross_entropy(float *restrict logits, float *restrict gradient,
                            int32_t target, float scale, int64_t n_classes)
 {
-    float largest = logits[0], sum = 0.0f;
-    for (int64_t c = 1; c < n_classes; c++)
-        largest = logits[c] > largest ? logits[c] : largest;
+    const float largest = largest_of(logits, n_classes);
     const float target_logit = target < 0 ? 0.0f : logits[target] - largest;
-    for (int64_t c = 0; c < n_classes; c++) {
+    for (int64_t c = 0; c < n_classes; c++)
         logits[c] = sn_exp(logits[c] - largest);
-        sum += logits[c];
-    }
+    const float sum = sn_row_sum(logits, n_classes);
     const float inverse = 1.0f / sum;
     for (int64_t c = 0; c < n_classes; c++)
         logits[c] *= inverse;

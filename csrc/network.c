@@ -86,7 +86,7 @@ static void train_batch(sn_network *net, const sn_examples *examples, int64_t fi
     pass.is_sparse = is_sparse(net, n_rows);
     for (int64_t l = 0; l < net->n_layers; l++)
         layer_forward(net, l, &pass);
-    readout_forward(net, n_rows, 1);
+    readout_forward(net, n_rows, 1, pass.n_threads);
     for (int64_t l = net->n_layers - 1; l >= 0; l--)
         layer_backward(net, l, &pass);
 #pragma omp single nowait
@@ -165,7 +165,7 @@ static void predict(float *probability, sn_network *net, const float *X, int64_t
         copy_rows(net, X, NULL, NULL, &pass);
         for (int64_t l = 0; l < net->n_layers; l++)
             layer_forward(net, l, &pass);
-        readout_forward(net, n_rows, 0);
+        readout_forward(net, n_rows, 0, pass.n_threads);
     }
     end_pass(&net->pace, n_rows, n_threads, start);
     for (int64_t b = 0; b < n_rows; b++)

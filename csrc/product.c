@@ -433,7 +433,8 @@ static void experts_on_piece(float *H, int64_t ld_rows, const sn_parameters *exp
             if (part < ld_rows)
                 n = rows_of_unit_below(&own, n, until, &done[k - first]);
             dot_products_of_unit(H + k * ld_rows, expert->weight + k * ld + d,
-                                 expert->bias[k], piece, own, n, &pairs);
+                                 expert->bias ? expert->bias[k] : 0.0f, piece, own, n,
+                                 &pairs);
         }
     finish_pairs(&pairs);
 }
@@ -470,5 +471,6 @@ static void expert_forward(float *H, int64_t ld_rows, const sn_parameters *exper
     }
     for (int64_t k = first; k < end; k++)
         dot_products(H + k * G * ld_rows, ld_rows, 1, expert->weight + k * G * ld, ld,
-                     expert->bias + k * G, G, x, rows + k * ld_rows, count[k], ld);
+                     expert->bias ? expert->bias + k * G : NULL, G, x, rows + k * ld_rows,
+                     count[k], ld);
 }

@@ -1,5 +1,6 @@
 /* The softmax layer. Its weights lie expert by expert, as rows of V: forward is a sum of
- * rows over the experts that ran, in fixed blocks of gates, so that threads can share it.
+ * rows over the experts that ran. Threads share it by fixed blocks of gates, each with a
+ * partial sum of its own; where there are many classes, by rows of the mini-batch.
  */
 #include "layout.h"
 #include "stochnet.h"
@@ -24,28 +25,155 @@ static void readout_gate(const sn_network *net, float *partial, const sn_layer *
     }
 }
 
-/* Sums the blocks in order, softmax, and in training loss and gradient. */
-static void readout_forward(sn_network *net, int64_t n_rows, int training)
+/* What a block of gates adds to the logits. */
+static void readout_gates(const sn_network *net, const sn_layer *layer, int64_t block,
+                          int64_t first, int64_t end, int64_t n_rows)
+{
+    float *partial = cleared_partial(net, block, n_rows, net->ld_classes);
+    for (int64_t k = first; k < end; k++)
+        readout_gate(net, partial, layer, k);
+}
+
+/* out (SN_LANES columns of each accumulator) += sum of c[j] V[experts[j]]. */
+#define START(i) sn_vec sum##i = sn_load(out + i * SN_LANES);
+#define STEP(i) sum##i += c[j] * sn_load(v + i * SN_LANES);
+#define FINISH(i) sn_store(out + i * SN_LANES, sum##i);
+#define DEFINE_LISTED_SUM(NAME, EACH_COLUMN)                                           \
+    static void NAME(float *out, const float *V, int64_t ld, const int32_t *experts,   \
+                     const float *c, int32_t n)                                        \
+    {                                                                                  \
+        EACH_COLUMN(START)                                                             \
+        for (int32_t j = 0; j < n; j++) {                                              \
+            const float *v = V + experts[j] * ld;                                      \
+            EACH_COLUMN(STEP)                                                          \
+        }                                                                              \
+        EACH_COLUMN(FINISH)                                                            \
+    }
+DEFINE_LISTED_SUM(listed_sum_8, SN_EACH_8)
+DEFINE_LISTED_SUM(listed_sum_4, SN_EACH_4)
+DEFINE_LISTED_SUM(listed_sum_1, SN_EACH_1)
+#undef START
+#undef STEP
+#undef FINISH
+
+/* What ran for a row and is not in its logits yet. */
+enum { LISTED = 128 };
+typedef struct {
+    int32_t n, expert[LISTED];
+    float y[LISTED];
+} ran_for_row;
+
+/* logits (ld_classes) += y V of what is listed, which the list then lacks. */
+static void add_listed(float *logits, const sn_network *net, ran_for_row *list)
+{
+    const int64_t ld = net->ld_classes;
+    const float *V = net->readout.weight;
+    int64_t c = 0;
+    for (; c + 8 * SN_LANES <= ld; c += 8 * SN_LANES)
+        listed_sum_8(logits + c, V + c, ld, list->expert, list->y, list->n);
+    for (; c + 4 * SN_LANES <= ld; c += 4 * SN_LANES)
+        listed_sum_4(logits + c, V + c, ld, list->expert, list->y, list->n);
+    for (; c < ld; c += SN_LANES)
+        listed_sum_1(logits + c, V + c, ld, list->expert, list->y, list->n);
+    list->n = 0;
+}
+
+/* logits (B, ld_classes) += y V for rows [first, end), at most SN_PAD from a multiple of as
+   many on, whose active gates are listed while the gates pass. */
+static void readout_rows(const sn_network *net, const sn_layer *layer, int64_t first,
+                         int64_t end)
+{
+    const int64_t ld = net->ld_rows, G = layer->experts_per_gate;
+    const int64_t start = first / SN_PAD * SN_PAD;
+    const uint32_t within = ((1u << (end - first)) - 1u) << (first - start);
+    ran_for_row lists[SN_PAD];
+    for (int64_t i = 0; i < SN_PAD; i++)
+        lists[i].n = 0;
+    for (int64_t e = 0; e < layer->n_units; e++) {
+        const float *h = layer->h + e / G * ld + start;
+        const float *H = layer->expert_output + e * ld + start;
+        for (uint32_t bits = sn_different(h, 0.0f) & within; bits != 0; bits &= bits - 1) {
+            const int32_t i = __builtin_ctz(bits);
+            ran_for_row *list = lists + i;
+            list->expert[list->n] = (int32_t)e;
+            list->y[list->n++] = h[i] * H[i];
+            if (list->n == LISTED)
+                add_listed(net->logits + (start + i) * net->ld_classes, net, list);
+        }
+    }
+    for (int64_t b = first; b < end; b++)
+        add_listed(net->logits + b * net->ld_classes, net, lists + b - start);
+}
+
+/* Rows that a thread reads out at a time: as many as a vector of gates has, if all threads
+   have some then. */
+static int64_t rows_read_out(int64_t n_rows, int64_t n_threads)
+{
+    enum { LEAST = 4 };
+    int64_t rows = SN_PAD;
+    while (rows > LEAST && rows * n_threads > n_rows)
+        rows /= 2;
+    return rows;
+}
+
+/* Softmax of row b, and in training its loss and gradient. */
+static void softmax_row(sn_network *net, int64_t b, int64_t n_rows, int training,
+                        int by_class)
+{
+    const float scale = 1.0f / (float)n_rows;
+    float *logits = net->logits + b * net->ld_classes;
+    float *gradient = net->logit_gradient + b * net->ld_classes;
+    net->loss[b] = cross_entropy(logits, gradient, training ? net->target[b] : -1, scale,
+                                 net->n_classes);
+    for (int64_t c = 0; by_class && c < net->n_classes; c++) {
+        net->logit_gradient_t[c * net->ld_rows + b] = gradient[c];
+        net->probability_t[c * net->ld_rows + b] = logits[c];
+    }
+}
+
+/* Sums all that ran, softmax, and in training loss and gradient. */
+static void readout_forward(sn_network *net, int64_t n_rows, int training,
+                            int64_t n_threads)
 {
     const int64_t ld = net->ld_classes;
     const sn_layer *layer = net->layers + net->n_layers - 1;
-    const float scale = 1.0f / (float)n_rows;
+    const int by_row = sn_reads_out_by_row(net);
     /* read by what works on a class's whole rows: full credit, local expectation */
     const int by_class =
-        training && (layer->credit == SN_CREDIT_ALL ||
+        training && ((layer->credit == SN_CREDIT_ALL && !sn_has_many_classes(net)) ||
                      estimator_table[layer->estimator]->needs_difference);
+    const int64_t step = by_row ? rows_read_out(n_rows, n_threads) : 1;
 #pragma omp for schedule(static)
-    for (int64_t b = 0; b < n_rows; b++) {
-        float *logits = net->logits + b * ld, *gradient = net->logit_gradient + b * ld;
-        memcpy(logits, net->readout_bias.weight, (size_t)ld * sizeof *logits);
-        add_partials(logits, net, layer, b, ld);
-        net->loss[b] = cross_entropy(logits, gradient, training ? net->target[b] : -1,
-                                     scale, net->n_classes);
-        for (int64_t c = 0; by_class && c < net->n_classes; c++) {
-            net->logit_gradient_t[c * net->ld_rows + b] = gradient[c];
-            net->probability_t[c * net->ld_rows + b] = logits[c];
+    for (int64_t first = 0; first < n_rows; first += step) {
+        const int64_t end = smaller(first + step, n_rows);
+        for (int64_t b = first; b < end; b++) {
+            float *logits = net->logits + b * ld;
+            memcpy(logits, net->readout_bias.weight, (size_t)ld * sizeof *logits);
+            if (!by_row)
+                add_partials(logits, net, layer, b, ld);
         }
+        if (by_row)
+            readout_rows(net, layer, first, end);
+        for (int64_t b = first; b < end; b++)
+            softmax_row(net, b, n_rows, training, by_class);
     }
+}
+
+/* dL/dy of the experts of gates [first, end) where there are many classes: on every row, or
+   those listed for each gate, in layer->output_gradient. */
+static void readout_gradients(sn_network *net, int64_t first, int64_t end, int64_t n_rows)
+{
+    const sn_layer *layer = net->layers + net->n_layers - 1;
+    const int64_t G = layer->experts_per_gate, ld = net->ld_classes;
+    const sn_rows gradients = {.x = net->logit_gradient, .ld = ld};
+    float *g = layer->output_gradient;
+    if (layer->credit == SN_CREDIT_ALL)
+        dot_products(g + first * G * net->ld_rows, net->ld_rows, 1,
+                     net->readout.weight + first * G * ld, ld, NULL, (end - first) * G,
+                     &gradients, net->indices, n_rows, ld);
+    else
+        expert_forward(g, net->ld_rows, &net->readout, G, &gradients, layer->credited,
+                       layer->n_credited, first, end);
 }
 
 /* dL/dy of expert e of the last layer on every row. OUT g (n_rows). */

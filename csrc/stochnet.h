@@ -207,7 +207,7 @@ typedef struct {
     float *a, *h, *da;       /* (K, ld_rows), a and h only where they are read again */
     float *expert_output;    /* (E, ld_rows) */
     float *output;           /* (B, ld_units) y, input of the layer above, or NULL */
-    float *output_gradient;  /* (B, ld_units) or NULL */
+    float *output_gradient;  /* (B, ld_units); of the last layer (E, ld_rows), or NULL */
     int32_t *rows;           /* (K, ld_rows) active rows of each gate, as h */
     int32_t *count;          /* (K) how many */
     int32_t *gates;          /* (B, K) active gates of each row, where there is output */
@@ -263,7 +263,7 @@ typedef struct {
     float *partials;        /* (sn_partials_size) sums of blocks of gates */
     float *logits;          /* (B, ld_classes), after the loss: probabilities */
     float *logit_gradient;  /* (B, ld_classes) */
-    float *logit_gradient_t;/* (C, ld_rows) */
+    float *logit_gradient_t;/* (C, ld_rows) in training, as is */
     float *probability_t;   /* (C, ld_rows) */
     float *loss;            /* (B) */
     float *scratch;         /* (n_threads, scratch_size) */

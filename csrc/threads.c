@@ -43,7 +43,10 @@ static double seconds_now(void)
 
 static int64_t work_of_rows(const sn_network *net, int64_t n_rows)
 {
-    int64_t work = 0;
+    enum { SOFTMAX = 16 }; /* of one class */
+    const sn_layer *last = net->layers + net->n_layers - 1;
+    const int64_t active = (int64_t)(last->density * (float)last->n_units);
+    int64_t work = net->n_classes * (SOFTMAX + active);
     for (int64_t l = 0; l < net->n_layers; l++) {
         const sn_layer *layer = net->layers + l;
         work += layer->n_hidden * (layer->n_inputs + layer->n_gates) + layer->n_units;

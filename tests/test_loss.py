@@ -57,6 +57,15 @@ def test_extreme_logits():
     np.testing.assert_allclose(gradient, expected, rtol=3e-7, atol=2e-38)
 
 
+@pytest.mark.parametrize("n_classes", [2, 16, 40])
+def test_the_largest_logit_may_be_that_of_any_class(n_classes):
+    """If another one were subtracted, exp would saturate."""
+    logits = 1e4 * np.eye(n_classes) - 5e3
+    losses, p, _ = loss.softmax_cross_entropy(logits, np.arange(n_classes))
+    np.testing.assert_array_equal(losses, 0)
+    np.testing.assert_allclose(p, np.eye(n_classes), atol=2e-38)
+
+
 def test_a_certain_row_has_no_loss():
     losses, _, _ = loss.softmax_cross_entropy([[200.0, 0.0]], [0])
     assert losses[0] == 0

@@ -162,7 +162,7 @@ def test_step_of_a_random_shape(seed):
         n_inputs=int(rng.integers(1, 40)),
         n_hidden=tuple(rng.integers(1, 24, n_layers).tolist()),
         n_units=tuple((n_gates * experts_per_gate).astype(int).tolist()),
-        n_classes=int(rng.integers(2, 31)),
+        n_classes=int(rng.choice([rng.integers(2, 31), rng.integers(65, 150)])),
         experts_per_gate=tuple(experts_per_gate.tolist()),
     )
     for name in GATERS:
@@ -190,6 +190,33 @@ SHORT = {
 def test_step_on_short_rows(name, options, shape):
     network, X, y = make_problem(make(name, **options), SHORT[shape], flip=1e-6)
     check_step(network, X, y, step=0)
+
+
+# More than 64 classes have kernels of their own; logits are summed row by row where
+# there are fewer than 16 gates for each class.
+CLASSES = {
+    "64": Shape(33, 9, (6,), (50,), 64),
+    "65": Shape(33, 9, (6,), (50,), 65),
+    "gates by block": Shape(20, 9, (6,), (1040,), 65),
+    "2 layers": Shape(20, 9, (6, 5), (21, 40), 130),
+    "blocks of experts": Shape(37, 9, (6, 5), (48, 90), 200, (16, 5)),
+    "1 row": Shape(1, 9, (6,), (50,), 300),
+}
+
+
+@pytest.mark.parametrize("shape", CLASSES)
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_step_with_many_classes(name, options, shape):
+    network, X, y = make_problem(make(name, **options), CLASSES[shape], flip=1e-6)
+    check_step(network, X, y, step=0)
+
+
+@pytest.mark.parametrize("name", ["st", "noisy_rectifier"])
+def test_step_with_many_classes_and_more_experts_for_a_row_than_are_listed(name):
+    shape = Shape(20, 9, (6,), (400,), 70)
+    network, X, y = make_problem(make(name), shape, shift=1.0, flip=1e-6)
+    expected, _ = check_step(network, X, y, step=0)
+    assert expected.layers[0].active.sum(axis=0).min() > 2 * 128
 
 
 @pytest.mark.parametrize("filled", [0.1, 0.6])
@@ -775,12 +802,21 @@ def set_thresholds(network, X, value):
     return expected
 
 
-@pytest.mark.parametrize("depth", [1, 2])
+PREDICTED = {
+    "1 layer": DEPTHS[1],
+    "2 layers": DEPTHS[2],
+    "many classes": CLASSES["2 layers"],
+    "many classes, gates by block": CLASSES["gates by block"],
+}
+
+
+@pytest.mark.parametrize("shape", PREDICTED)
 @pytest.mark.parametrize(("name", "options", "value"), VALUE_CASES)
-def test_prediction_equals_the_oracle(name, options, value, depth):
-    gater = make(name, noise_scale=0.7, **options)
-    network = make_network(gater, DEPTHS[depth])
-    X, _ = make_batch(DEPTHS[depth], n_rows=21)
+def test_prediction_equals_the_oracle(name, options, value, shape):
+    shape = PREDICTED[shape]
+    gater, depth = make(name, noise_scale=0.7, **options), len(shape.n_units)
+    network = make_network(gater, shape)
+    X, _ = make_batch(shape, n_rows=21)
     expected = set_thresholds(network, X, value)
     probability = network.predict_proba(X)
     assert probability.dtype == np.float32
@@ -818,10 +854,9 @@ def test_a_score_at_the_threshold_does_not_fire(name):
     assert (gates[0] != 0).sum() == (gates[0].size if always else 4)
 
 
-@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("shape", [*DEPTHS.values(), CLASSES["65"]])
 @pytest.mark.parametrize(("name", "options"), NOISE_CASES)
-def test_sampled_prediction_equals_the_oracle(name, options, depth):
-    shape = DEPTHS[depth]
+def test_sampled_prediction_equals_the_oracle(name, options, shape):
     network = make_network(make(name, noise_scale=0.7, **options), shape)
     gaters = [oracle_gater(layer.gater) for layer in network.layers]
     X, y = make_batch(shape, n_rows=37)

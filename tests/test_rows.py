@@ -15,6 +15,8 @@ SHAPES = {
     "panels": Shape(300, 40, (260,), (530,), 10),
     "long rows": Shape(45, 700, (33,), (66,), 17),
     "blocks": Shape(37, 18, (17, 6), (112, 40), 4, (16, 5)),
+    "classes": Shape(37, 18, (17,), (200,), 70),
+    "classes and gates": Shape(19, 5, (4,), (1200,), 70),
 }
 
 VALUES = [(name, value) for name in GATERS for value in make(name).unit_facts["values"]]

@@ -34,6 +34,8 @@ SHAPES = {
     "row panels": Shape(300, 9, (6,), (21,), 3),
     "column panels": Shape(20, 280, (260,), (270,), 3),
     "blocks": Shape(20, 9, (6, 5), (176, 90), 3, (16, 5)),
+    "classes": Shape(20, 9, (6,), (42,), 70),
+    "classes and gates": Shape(20, 9, (6,), (1050,), 65),
 }
 
 OPTIMIZERS = {
@@ -252,7 +254,7 @@ def test_full_credit_reads_every_expert_in_training(sigmoid_derivative):
         assert layer.fired.sum() < 0.9 * len(X) * layer.n_units
 
 
-@pytest.mark.parametrize("shape", ["2 layers", "blocks"])
+@pytest.mark.parametrize("shape", ["2 layers", "blocks", "classes"])
 @pytest.mark.parametrize("draw", [None, 3])
 @pytest.mark.parametrize("name", GATERS)
 def test_prediction_reads_the_active_pairs(name, draw, shape):

@@ -27,6 +27,7 @@ from stochnet.network import Optimizer
 # hidden units are summed panel by panel, those of the second's few by blocks of gates.
 SHAPE = Shape(0, 120, (290, 12), (530, 130), 11)
 BLOCKS = Shape(0, 300, (540, 40), (1056, 130), 11, (16, 5))
+CLASSES = Shape(0, 120, (290, 12), (530, 130), 70)
 SMALL, LARGE, LAST = 24, 290, 21
 THREADS = (1, 2, 3, 4)
 
@@ -72,7 +73,7 @@ def fingerprint(name, batch_size, n_threads):
     return hashed.hexdigest()
 
 
-@pytest.mark.parametrize("shape", [SHAPE, BLOCKS])
+@pytest.mark.parametrize("shape", [SHAPE, BLOCKS, CLASSES])
 def test_there_is_enough_work_for_threads(shape):
     """Below that some steps are serial, and this file would be void."""
     work, n_inputs = 0, shape.n_inputs
@@ -109,6 +110,14 @@ def test_threads_and_block_gates(name, optimizer):
     assert all(np.isfinite(array).all() for array in expected.values())
     for n_threads in THREADS[1:]:
         assert_same_bits(results(name, SMALL, n_threads, optimizer, BLOCKS), expected)
+
+
+@pytest.mark.parametrize("batch_size", [SMALL, LARGE])
+@pytest.mark.parametrize("name", GATERS)
+def test_threads_and_many_classes(name, batch_size):
+    expected = results(name, batch_size, 1, shape=CLASSES)
+    for n_threads in THREADS[1:]:
+        assert_same_bits(results(name, batch_size, n_threads, shape=CLASSES), expected)
 
 
 @pytest.mark.parametrize("name", ["st", "sts"])

@@ -313,6 +313,7 @@ cdef extern from "layout.h":
     int64_t sn_row_length(int64_t n) noexcept nogil
     int64_t sn_piece_count(int64_t n) noexcept nogil
     int64_t sn_nonzeros_length(int64_t n) noexcept nogil
+    bint sn_has_many_classes(const sn_network *net) noexcept nogil
     int64_t sn_partials_size(const sn_network *net) noexcept nogil
     int64_t sn_index_count(const sn_network *net) noexcept nogil
     int64_t sn_scratch_size(const sn_network *net) noexcept nogil

@@ -7,7 +7,8 @@ from stochnet._kernels.arrays cimport Nonzeros, floats, integers, long_integers
 from stochnet._kernels.engine cimport (
     SHORT_ROW, SN_BASELINE_MEAN, SN_BASELINE_NONE, SN_BASELINE_UNIT, SN_CREDIT_PROBE,
     engine, padded, sn_draw, sn_examples, sn_index_count, sn_layer, sn_network,
-    sn_partials_size, sn_piece_count, sn_row_length, sn_scratch_size,
+    sn_has_many_classes, sn_partials_size, sn_piece_count, sn_row_length,
+    sn_scratch_size,
 )
 from stochnet._kernels.random cimport draw_of, noise_of
 from stochnet._kernels.update cimport optimizer_of, parameters_of
@@ -112,8 +113,8 @@ cdef class NetworkKernels:
             ("partials", sn_partials_size(net)),
             ("logits", B * net.ld_classes),
             ("logit_gradient", B * net.ld_classes),
-            ("logit_gradient_t", net.n_classes * B),
-            ("probability_t", net.n_classes * B),
+            ("logit_gradient_t", self.training * net.n_classes * B),
+            ("probability_t", self.training * net.n_classes * B),
             ("loss", B),
             ("input_columns", self.training * SHORT_ROW * B),
             ("hidden_columns", self.training * SHORT_ROW * B),
@@ -122,6 +123,7 @@ cdef class NetworkKernels:
         for i in range(net.n_layers):
             c = &net.layers[i]
             K, E, last = c.n_gates, c.n_units, i == net.n_layers - 1
+            has_gradient = not last or sn_has_many_classes(net)
             sizes += [
                 (f"hidden_output{i}", B * c.ld_hidden),
                 (f"a{i}", K * B), (f"h{i}", K * B), (f"expert_output{i}", E * B),
@@ -129,7 +131,7 @@ cdef class NetworkKernels:
                 (f"output{i}", 0 if last else B * c.ld_units),
                 (f"hidden_gradient{i}", self.training * B * c.ld_hidden),
                 (f"da{i}", self.training * K * B),
-                (f"output_gradient{i}", self.training * (not last) * B * c.ld_units),
+                (f"output_gradient{i}", self.training * has_gradient * B * c.ld_units),
             ]
         buffer = aligned_zeros(sum(padded(size) for _, size in sizes))
         views, start = {}, 0
@@ -147,14 +149,14 @@ cdef class NetworkKernels:
             self.keep.append(nonzeros)
         indices = np.arange(sn_index_count(net), dtype=np.int32)
         net.input = floats(views["input"], 1)
-        net.partials = floats(views["partials"], 1)
+        net.partials = floats(views["partials"], len(views["partials"]))
         net.logits = floats(views["logits"], 1)
         net.logit_gradient = floats(views["logit_gradient"], 1)
-        net.logit_gradient_t = floats(views["logit_gradient_t"], 1)
-        net.probability_t = floats(views["probability_t"], 1)
         net.loss = floats(views["loss"], 1)
         net.scratch = floats(views["scratch"], 1)
         if self.training:
+            net.logit_gradient_t = floats(views["logit_gradient_t"], 1)
+            net.probability_t = floats(views["probability_t"], 1)
             net.input_columns = floats(views["input_columns"], 1)
             net.hidden_columns = floats(views["hidden_columns"], 1)
         net.target = integers(target, B)
@@ -177,6 +179,9 @@ cdef class NetworkKernels:
         if self.training:
             c.hidden_gradient = floats(view("hidden_gradient"), 1)
             c.da = floats(view("da"), 1)
+            c.output_gradient = floats(
+                view("output_gradient"), len(view("output_gradient"))
+            )
         c.rows, c.credited = integers(rows, K * B), integers(rows, K * B)
         c.count, c.n_credited = integers(count, K), integers(count, K)
         if i < self.net.n_layers - 1:
@@ -186,8 +191,6 @@ cdef class NetworkKernels:
             c.gates = c.credited_gates = integers(gates, B * K)
             c.n_gates_of_row = c.n_credited_of_row = integers(n_gates_of_row, B)
             self.keep += [gates, n_gates_of_row]
-            if self.training:
-                c.output_gradient = floats(view("output_gradient"), 1)
         c.reads = long_integers(reads, K)
         self.keep += [rows]
         if self.training and c.credit == SN_CREDIT_PROBE:
