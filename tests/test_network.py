@@ -211,6 +211,13 @@ def test_step_with_many_classes(name, options, shape):
     check_step(network, X, y, step=0)
 
 
+@pytest.mark.parametrize("shape", ["65", "gates by block", "1 row"])
+def test_step_of_local_expectation_with_many_classes(shape):
+    gater = make("sbn", estimator="local_expectation")
+    network, X, y = make_problem(gater, CLASSES[shape], flip=1e-6)
+    check_step(network, X, y, step=0)
+
+
 @pytest.mark.parametrize("name", ["st", "noisy_rectifier"])
 def test_step_with_many_classes_and_more_experts_for_a_row_than_are_listed(name):
     shape = Shape(20, 9, (6,), (400,), 70)

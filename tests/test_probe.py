@@ -37,6 +37,7 @@ ST_SHAPES = {
     "1 layer": Shape(9, 7, (5,), (14,), 3),
     "2 layers": Shape(18, 9, (6, 5), (21, 18), 3),
     "blocks": Shape(21, 20, (7, 5), (160, 33), 4, (16, 3)),
+    "classes": Shape(21, 7, (5,), (28,), 70),
     "3 layers": Shape(35, 30, (6, 9, 3), (224, 96, 26), 3, (32, 16, 13)),
 }
 SHAPES = {f"st, {name}": ("st", shape) for name, shape in ST_SHAPES.items()}
@@ -45,6 +46,10 @@ for experts_per_gate in (1, 3, 16):
         "local expectation",
         Shape(19, 7, (5,), (13 * experts_per_gate,), 4, (experts_per_gate,)),
     )
+SHAPES["local expectation, classes"] = (
+    "local expectation",
+    Shape(19, 7, (5,), (42,), 70, (3,)),
+)
 
 
 def make_probing(kind, credit="probe", **options):
