@@ -74,7 +74,7 @@ def format_result(result, with_target=False):
     """The lines of one result: the case and its ratios, then each contender."""
     case = result.case
     line = (
-        f"{case.task:<8}{case.variant:<15}{case.shape:<6} density {case.density:<5g}"
+        f"{case.task:<8}{case.variant:<15}{case.shape:<8} density {case.density:<5g}"
         f"batch {case.batch:<5}threads {case.threads}"
     )
     if result.densities:
@@ -115,7 +115,7 @@ def _timing(name, timing):
 _HEADINGS = (
     ("task", 8),
     ("variant", 15),
-    ("shape", 6),
+    ("shape", 8),
     ("density", 8),
     ("batch", 6),
     ("threads", 8),

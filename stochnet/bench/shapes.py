@@ -39,6 +39,7 @@ SHAPES = {
     "huge": Shape(784, (64,), (65536,)),
     "deep": Shape(1024, (128, 128), (4096, 4096)),
     "small": Shape(64, (32,), (200,)),
+    "classes": Shape(784, (400,), (2000,), 1000),
 }
 
 
@@ -79,12 +80,17 @@ class Data:
 
 
 def make_data(shape, batch, n_batches=None):
-    """Standard normal rows: at least 4 mini-batches and 256 rows unless told."""
+    """Standard normal rows: at least 4 mini-batches and 256 rows unless told.
+
+    Of many classes only so many occur that scikit-learn does not take the labels of a
+    mini-batch for a continuous target.
+    """
     generator = np.random.default_rng(SEED)
     n_rows = batch * (n_batches or max(4, -(-256 // batch)))
     X = generator.standard_normal((n_rows, shape.n_inputs), dtype=np.float32)
-    y = generator.integers(shape.n_classes, size=n_rows, dtype=np.int32)
-    y[: shape.n_classes] = np.arange(shape.n_classes)[:n_rows]
+    n_labels = min(shape.n_classes, max(batch // 2, 10))
+    y = generator.integers(n_labels, size=n_rows, dtype=np.int32)
+    y[:n_labels] = np.arange(n_labels)[:n_rows]
     return Data(X, y, batch)
 
 
