@@ -3,21 +3,22 @@
 #include "stochnet.h"
 #include "vector.h"
 
-/* The largest of n floats; of several lanes at a time, as many classes would wait for one
-   another. */
+/* The largest of n floats: of lanes first, where there are many, which else would wait for
+   one another. */
 static float largest_of(const float *x, int64_t n)
 {
     float lanes[SN_PAD], largest = x[0];
-    for (int64_t i = 0; i < SN_PAD; i++)
-        lanes[i] = largest;
     int64_t c = 0;
-    for (; c + SN_PAD <= n; c += SN_PAD)
+    if (n >= 2 * SN_PAD) {
+        memcpy(lanes, x, sizeof lanes);
+        for (c = SN_PAD; c + SN_PAD <= n; c += SN_PAD)
+            for (int64_t i = 0; i < SN_PAD; i++)
+                lanes[i] = x[c + i] > lanes[i] ? x[c + i] : lanes[i];
         for (int64_t i = 0; i < SN_PAD; i++)
-            lanes[i] = x[c + i] > lanes[i] ? x[c + i] : lanes[i];
+            largest = lanes[i] > largest ? lanes[i] : largest;
+    }
     for (; c < n; c++)
         largest = x[c] > largest ? x[c] : largest;
-    for (int64_t i = 0; i < SN_PAD; i++)
-        largest = lanes[i] > largest ? lanes[i] : largest;
     return largest;
 }
 
