@@ -166,11 +166,12 @@ static void predict(float *probability, sn_network *net, const float *X, int64_t
         for (int64_t l = 0; l < net->n_layers; l++)
             layer_forward(net, l, &pass);
         readout_forward(net, n_rows, 0, pass.n_threads);
+#pragma omp for schedule(static)
+        for (int64_t b = 0; b < n_rows; b++)
+            memcpy(probability + b * net->n_classes, net->logits + b * net->ld_classes,
+                   (size_t)net->n_classes * sizeof *probability);
     }
     end_pass(&net->pace, n_rows, n_threads, start);
-    for (int64_t b = 0; b < n_rows; b++)
-        memcpy(probability + b * net->n_classes, net->logits + b * net->ld_classes,
-               (size_t)net->n_classes * sizeof *probability);
 }
 
 /* The scores a that prediction compares with layer `l`'s threshold, left in that

@@ -745,8 +745,9 @@ class GatedMLPClassifier(ClassifierMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples,)
         """
-        chosen = self.predict_proba(X).argmax(axis=1)
-        return self.classes_[chosen]
+        X = prediction_data(self, X)
+        n_threads = effective_n_threads(self.n_jobs)
+        return self.classes_[self._ready().predict(X, n_threads=n_threads)]
 
     def sample_proba(self, X, n_draws=10, random_state=None):
         """Class probabilities averaged over draws of the stochastic gates.

@@ -582,10 +582,20 @@ class Network:
         """
         out = np.empty((len(X), self.n_classes), dtype=np.float32)
         for start, chunk, kernels in self._chunks(X, n_threads, size):
-            out[start : start + len(chunk)] = kernels.predict(
-                chunk, draw=draw, row=start
-            )
+            rows = out[start : start + len(chunk)]
+            kernels.predict(chunk, draw=draw, row=start, out=rows)
         return out
+
+    def predict(self, X, *, n_threads=1):
+        """Index of each row's most probable class, (n,); deterministic.
+
+        Probabilities of all rows are never held at once.
+        """
+        found = np.empty(len(X), dtype=np.intp)
+        for start, chunk, kernels in self._chunks(X, n_threads):
+            probability = kernels.predict(chunk)
+            probability.argmax(axis=1, out=found[start : start + len(chunk)])
+        return found
 
     def gates(self, X, *, n_threads=1):
         """Yield the list of layers' (n_rows, K) gates for each chunk of rows."""

@@ -34,6 +34,7 @@ from helpers import (
 )
 
 from stochnet._kernels import random as noise_kernels
+from stochnet._kernels.network import NetworkKernels
 from stochnet.gaters import GATERS
 from stochnet.network import Network, Optimizer
 
@@ -759,6 +760,10 @@ def test_wrong_arguments_are_refused():
             network.train(X, y, order=np.array([0, bad]), batch_size=4)
     with pytest.raises(ValueError, match="does not fit"):
         network.predict_proba(X[:, :-1].copy())
+    kernels = NetworkKernels(network, len(X), 1, False)
+    for shape in ((len(X) - 1, Shape().n_classes), (len(X), Shape().n_classes + 1)):
+        with pytest.raises(ValueError, match="out does not fit"):
+            kernels.predict(X, out=np.empty(shape, dtype=np.float32))
 
 
 # ---------------------------------------------------------------------------
@@ -899,6 +904,7 @@ def test_prediction_in_several_chunks(name):
     probability = network.predict_proba(X)
     parts = [network.predict_proba(part) for part in (X[:size], X[size:])]
     np.testing.assert_array_equal(probability, np.concatenate(parts))
+    np.testing.assert_array_equal(network.predict(X), probability.argmax(axis=1))
     chunks = list(network.gates(X))
     assert [len(gates[0]) for gates in chunks] == [size, 19]
     np.testing.assert_array_equal(chunks[1][0], next(network.gates(X[size:]))[0])

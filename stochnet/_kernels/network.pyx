@@ -279,7 +279,7 @@ cdef class NetworkKernels:
         return loss, penalty, failed
 
     def predict(self, const float[:, ::1] X, *, draw=None, row=0,
-                bint keep_gates=False):
+                bint keep_gates=False, out=None):
         """Class probabilities; `draw` samples the gates of rows from `row` on.
 
         Parameters
@@ -292,6 +292,8 @@ cdef class NetworkKernels:
         keep_gates : bool
             Whether the gates "h" of the last layer are in the workspace afterwards, as
             those of the layers below are.
+        out : ndarray of shape (n, n_classes), float32, C order, optional
+            Written and returned.
 
         Returns
         -------
@@ -301,14 +303,18 @@ cdef class NetworkKernels:
         cdef const sn_draw *pointer = NULL
         cdef int64_t n = X.shape[0]
         self._check_rows(X)
-        out = np.empty((n, self.net.n_classes), dtype=np.float32)
+        if out is None:
+            out = np.empty((n, self.net.n_classes), dtype=np.float32)
+        cdef float[:, ::1] written = out
+        if written.shape[0] != n or written.shape[1] != self.net.n_classes:
+            raise ValueError("out does not fit X or the network.")
         if n == 0:
             return out
         if draw is not None:
             key = self.net.key[0], self.net.key[1]
             c_draw = draw_of(key, draw, 0, "sampling", row)
             pointer = &c_draw
-        cdef float *probability = floats(out, out.size)
+        cdef float *probability = &written[0, 0]
         with nogil:
             engine.predict(
                 probability, &self.net, &X[0, 0], n, pointer, keep_gates, self.n_threads
