@@ -154,9 +154,8 @@ static sn_unit_row gate_forward(sn_layer *layer, const gate_strip *strip,
    what the gate's value sees, which noise on the draw alone never reaches; */
 static void gate_value_input(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld_rows)
 {
-    float *a = layer->a + k * ld_rows;
-    clear_padding(a, n_rows);
-    shift(a, layer->noise.draw_only ? 0.0f : layer->noise.mean, n_rows);
+    shift(layer->a + k * ld_rows, layer->noise.draw_only ? 0.0f : layer->noise.mean,
+          n_rows);
 }
 
 /* then the score that is compared with the threshold. */
@@ -164,6 +163,14 @@ static void gate_score(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld_ro
 {
     if (layer->noise.draw_only)
         shift(layer->a + k * ld_rows, layer->noise.mean, n_rows);
+}
+
+/* h of gates that fire, all of them. */
+static void gate_value(float *h, const sn_unit *unit, int32_t choice,
+                       const sn_unit_row *row, float *a, int64_t n_rows)
+{
+    clear_padding(a, n_rows);
+    unit->value(h, choice, row);
 }
 
 /* Gates of unit k at prediction: at or below the layer's threshold they are zero. */
@@ -176,17 +183,17 @@ static void gate_predict(sn_layer *layer, int64_t k, int64_t n_rows, int64_t ld_
                              layer->temperature};
     gate_value_input(layer, k, n_rows, ld_rows);
     if (layer->noise.draw_only)
-        unit->value(h, layer->value, &row);
+        gate_value(h, unit, layer->value, &row, a, n_rows);
     gate_score(layer, k, n_rows, ld_rows);
     const int32_t count = unit->always_fires
                               ? all_rows(rows, n_rows)
                               : rows_above(rows, a, layer->threshold, n_rows);
     layer->count[k] = count;
     if (count > 0 && !layer->noise.draw_only)
-        unit->value(h, layer->value, &row);
+        gate_value(h, unit, layer->value, &row, a, n_rows);
     if (!unit->always_fires)
-        for (int64_t b = 0; b < n_rows; b++)
-            h[b] = a[b] > layer->threshold ? h[b] : 0.0f;
+        for (int64_t b = 0; b < n_rows; b++) /* without branches: they are random */
+            h[b] = sn_float_of(sn_bits_of(h[b]) & (0u - (a[b] > layer->threshold)));
 }
 
 /* layer->da = gradient of the penalty; the estimator adds to it later. Done in the
