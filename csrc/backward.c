@@ -8,8 +8,8 @@
 #include "vector.h"
 
 /* dL/dy of expert e, from the readout or the layer above: on every row where the
-   estimator credits all gates, else on the listed rows. OUT g (n_rows): scratch, where it
-   may be. */
+   estimator credits all gates, else on the listed rows. OUT g (n_rows): scratch for it,
+   where it does not lie elsewhere already. */
 static const float *output_gradient(float *g, const sn_network *net, int64_t l, int64_t e,
                                     const int32_t *rows, int32_t count, int64_t n_rows)
 {

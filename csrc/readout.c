@@ -78,8 +78,8 @@ static void add_listed(float *logits, const sn_network *net, ran_for_row *list)
     list->n = 0;
 }
 
-/* logits (B, ld_classes) += y V for rows [first, end), at most SN_PAD from a multiple of as
-   many on, whose active gates are listed while the gates pass. */
+/* Logits of rows [first, end), which lie in one vector of gates, += y V: the experts that ran
+   for each are listed while the gates pass. */
 static void readout_rows(const sn_network *net, const sn_layer *layer, int64_t first,
                          int64_t end)
 {
@@ -176,7 +176,7 @@ static void readout_gradients(sn_network *net, int64_t first, int64_t end, int64
                        layer->n_credited, first, end);
 }
 
-/* dL/dy of expert e of the last layer on every row. OUT g (n_rows). */
+/* dL/dy of expert e of the last layer on every row, where classes are few. OUT g (n_rows). */
 static void readout_gradient_of_all(float *restrict g, const sn_network *net, int64_t e,
                                     int64_t n_rows)
 {
@@ -190,7 +190,7 @@ static void readout_gradient_of_all(float *restrict g, const sn_network *net, in
     }
 }
 
-/* dL/dy of expert e of the last layer on the listed rows. OUT g (n_rows). */
+/* The same on the listed rows. OUT g (n_rows). */
 static void readout_gradient(float *g, const sn_network *net, int64_t e,
                              const int32_t *rows, int32_t count)
 {

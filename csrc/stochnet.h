@@ -263,7 +263,7 @@ typedef struct {
     float *partials;        /* (sn_partials_size) sums of blocks of gates */
     float *logits;          /* (B, ld_classes), after the loss: probabilities */
     float *logit_gradient;  /* (B, ld_classes) */
-    float *logit_gradient_t;/* (C, ld_rows) in training, as is */
+    float *logit_gradient_t;/* (C, ld_rows) in training, as is the next */
     float *probability_t;   /* (C, ld_rows) */
     float *loss;            /* (B) */
     float *scratch;         /* (n_threads, scratch_size) */

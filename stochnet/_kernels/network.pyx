@@ -6,8 +6,8 @@ from libc.stdlib cimport calloc, free
 from stochnet._kernels.arrays cimport Nonzeros, floats, integers, long_integers
 from stochnet._kernels.engine cimport (
     SHORT_ROW, SN_BASELINE_MEAN, SN_BASELINE_NONE, SN_BASELINE_UNIT, SN_CREDIT_PROBE,
-    engine, padded, sn_draw, sn_examples, sn_index_count, sn_layer, sn_network,
-    sn_has_many_classes, sn_partials_size, sn_piece_count, sn_row_length,
+    engine, padded, sn_draw, sn_examples, sn_has_many_classes, sn_index_count,
+    sn_layer, sn_network, sn_partials_size, sn_piece_count, sn_row_length,
     sn_scratch_size,
 )
 from stochnet._kernels.random cimport draw_of, noise_of
