@@ -14,11 +14,11 @@ static const float *output_gradient(float *g, const sn_network *net, int64_t l, 
                                     const int32_t *rows, int32_t count, int64_t n_rows)
 {
     const sn_layer *layer = net->layers + l;
-    if (l == net->n_layers - 1 && sn_has_many_classes(net))
-        return layer->output_gradient + e * net->ld_rows;
     if (l < net->n_layers - 1)
         for (int32_t j = 0; j < count; j++)
             g[rows[j]] = layer->output_gradient[rows[j] * layer->ld_units + e];
+    else if (sn_has_many_classes(net))
+        return layer->output_gradient + e * net->ld_rows; /* see readout_gradients */
     else if (layer->credit == SN_CREDIT_ALL)
         readout_gradient_of_all(g, net, e, n_rows);
     else

@@ -55,6 +55,7 @@ DEFINE_LISTED_SUM(listed_sum_1, SN_EACH_1)
 #undef START
 #undef STEP
 #undef FINISH
+#undef DEFINE_LISTED_SUM
 
 /* What ran for a row and is not in its logits yet. */
 enum { LISTED = 128 };

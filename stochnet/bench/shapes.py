@@ -82,8 +82,8 @@ class Data:
 def make_data(shape, batch, n_batches=None):
     """Standard normal rows: at least 4 mini-batches and 256 rows unless told.
 
-    Of many classes only so many occur that scikit-learn does not take the labels of a
-    mini-batch for a continuous target.
+    Of many classes only half as many occur as a mini-batch has rows, and ten at least:
+    of more, scikit-learn warns that they could be a continuous target.
     """
     generator = np.random.default_rng(SEED)
     n_rows = batch * (n_batches or max(4, -(-256 // batch)))
