@@ -102,7 +102,7 @@ class BuildExt(build_ext):
     def get_source_files(self):
         # The sdist asks here what belongs to the sources; this replaces
         # a MANIFEST.in for what is neither Python package nor extension.
-        extra = files("tests/**/*", "examples/**/*")
+        extra = files("tests/**/*", "examples/**/*", "stochnet/**/*.md")
         return super().get_source_files() + [
             name for name in extra if not name.endswith(".pyc")
         ]
