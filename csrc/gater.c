@@ -164,12 +164,16 @@ static void hidden_backward(const sn_network *net, sn_layer *layer, int64_t n_ro
         }
         return;
     }
-    const int64_t width = panel_width(layer->n_hidden);
+    /* Of so few hidden units a part would be one vector, too narrow for a tile: threads share
+       the rows. */
+    const int shares_rows = layer->n_hidden <= 2 * SN_LANES;
+    const int64_t width = shares_rows ? ld : panel_width(layer->n_hidden);
+    const int64_t height = shares_rows ? SN_PAD : PANEL_ROWS;
 #pragma omp for schedule(static) collapse(2)
-    for (int64_t first = 0; first < n_rows; first += PANEL_ROWS)
+    for (int64_t first = 0; first < n_rows; first += height)
         for (int64_t m = 0; m < layer->n_hidden; m += width) {
             const int64_t n = smaller(width, layer->n_hidden - m);
-            const int64_t rows = smaller(PANEL_ROWS, n_rows - first);
+            const int64_t rows = smaller(height, n_rows - first);
             float *du = layer->hidden_gradient + m;
             for (int64_t b = first; b < first + rows; b++)
                 memset(du + b * ld, 0, (size_t)padded(n) * sizeof *du);

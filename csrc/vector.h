@@ -246,13 +246,11 @@ SN_INLINE uint32_t sn_different(const float *x, float y)
 SN_INLINE int32_t sn_list_bits(int32_t *list, int32_t first, uint32_t bits)
 {
 #if defined(__AVX512F__)
-    /* without a branch for each bit: they are random */
+    /* without a branch for each bit, or for none: they are random */
     const __m512i index = _mm512_add_epi32(
         _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
         _mm512_set1_epi32(first));
     const int32_t count = __builtin_popcount(bits);
-    if (bits == 0)
-        return 0;
     _mm512_mask_storeu_epi32(list, (__mmask16)((1u << count) - 1u),
                              _mm512_maskz_compress_epi32((__mmask16)bits, index));
     return count;
