@@ -79,11 +79,13 @@ static inline int sn_sums_by_block(const sn_layer *layer)
     return layer->n_hidden <= sn_block_width(layer);
 }
 
+/* More classes than that are many. */
+enum { FEW_CLASSES = 64 };
+
 /* Whether the readout's kernels are those for many classes, see readout.c. Part of the
    result's definition, as is the next. */
 static inline int sn_has_many_classes(const sn_network *net)
 {
-    enum { FEW_CLASSES = 64 };
     return net->n_classes > FEW_CLASSES;
 }
 

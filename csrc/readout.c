@@ -117,19 +117,21 @@ static int64_t rows_read_out(int64_t n_rows, int64_t n_threads)
     return rows;
 }
 
-/* Softmax of row b, and in training its loss and gradient. */
-static void softmax_row(sn_network *net, int64_t b, int64_t n_rows, int training,
-                        int by_class)
+/* Softmax of rows [first, end), and in training their loss and gradient. */
+static void softmax_rows(const sn_network *net, int64_t first, int64_t end, int64_t n_rows,
+                         int training, int by_class)
 {
-    const float scale = 1.0f / (float)n_rows;
-    float *logits = net->logits + b * net->ld_classes;
-    float *gradient = net->logit_gradient + b * net->ld_classes;
-    net->loss[b] = cross_entropy(logits, gradient, training ? net->target[b] : -1, scale,
-                                 net->n_classes);
-    for (int64_t c = 0; by_class && c < net->n_classes; c++) {
-        net->logit_gradient_t[c * net->ld_rows + b] = gradient[c];
-        net->probability_t[c * net->ld_rows + b] = logits[c];
-    }
+    const int64_t ld = net->ld_classes;
+    const sn_softmax to = {.loss = net->loss + first,
+                           .logits = net->logits + first * ld,
+                           .gradient = net->logit_gradient + first * ld,
+                           .ld = ld,
+                           .by_class = by_class,
+                           .gradient_t = net->logit_gradient_t + first,
+                           .probability_t = net->probability_t + first,
+                           .ld_t = net->ld_rows};
+    softmax_cross_entropy(&to, training ? net->target + first : NULL, 1.0f / (float)n_rows,
+                          end - first, net->n_classes);
 }
 
 /* Sums all that ran, softmax, and in training loss and gradient. */
@@ -143,7 +145,7 @@ static void readout_forward(sn_network *net, int64_t n_rows, int training,
     const int by_class =
         training && ((layer->credit == SN_CREDIT_ALL && !sn_has_many_classes(net)) ||
                      estimator_table[layer->estimator]->needs_difference);
-    const int64_t step = by_row ? rows_read_out(n_rows, n_threads) : 1;
+    const int64_t step = rows_read_out(n_rows, n_threads);
 #pragma omp for schedule(static)
     for (int64_t first = 0; first < n_rows; first += step) {
         const int64_t end = smaller(first + step, n_rows);
@@ -155,8 +157,7 @@ static void readout_forward(sn_network *net, int64_t n_rows, int training,
         }
         if (by_row)
             readout_rows(net, layer, first, end);
-        for (int64_t b = first; b < end; b++)
-            softmax_row(net, b, n_rows, training, by_class);
+        softmax_rows(net, first, end, n_rows, training, by_class);
     }
 }
 

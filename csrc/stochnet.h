@@ -242,6 +242,17 @@ typedef struct {
     int64_t ld;      /* sn_nonzeros_length */
 } sn_nonzeros;
 
+/* Rows of softmax. */
+typedef struct {
+    float *loss;                       /* (B) */
+    float *logits;                     /* (B, ld) which become probabilities */
+    float *gradient;                   /* (B, ld) */
+    int64_t ld;                        /* a row's classes, padded */
+    int by_class;                      /* whether there are the next, too */
+    float *gradient_t, *probability_t; /* (C, ld_t) class by class */
+    int64_t ld_t;
+} sn_softmax;
+
 typedef struct {
     int64_t n_layers, n_classes, ld_classes;
     sn_layer *layers;
@@ -329,8 +340,8 @@ typedef struct {
                           int64_t ld_row, const sn_rows *v, const int32_t *rows,
                           int64_t n_rows, int64_t n, float keep);
     void (*tanh)(float *out, int64_t n);
-    float (*cross_entropy)(float *logits, float *gradient, int32_t target, float scale,
-                           int64_t n_classes);
+    void (*softmax_cross_entropy)(const sn_softmax *to, const int32_t *target, float scale,
+                                  int64_t n_rows, int64_t n_classes);
     void (*update_row)(sn_parameters *p, int64_t row, const float *gradient,
                        float bias_gradient, const sn_optimizer *optimizer);
     void (*update_listed_units)(sn_parameters *p, int64_t first, int64_t end,

@@ -195,6 +195,12 @@ cdef extern from "stochnet.h":
         int32_t *end
         int64_t ld
 
+    ctypedef struct sn_softmax:
+        float *loss
+        float *logits
+        float *gradient
+        int64_t ld
+
     ctypedef struct sn_network:
         int64_t n_layers
         int64_t n_classes
@@ -274,8 +280,8 @@ cdef extern from "stochnet.h":
             const sn_rows *, const int32_t *, int64_t, int64_t, float
         ) noexcept nogil
         void (*tanh)(float *, int64_t) noexcept nogil
-        float (*cross_entropy)(
-            float *, float *, int32_t, float, int64_t) noexcept nogil
+        void (*softmax_cross_entropy)(
+            const sn_softmax *, const int32_t *, float, int64_t, int64_t) noexcept nogil
         void (*update_row)(
             sn_parameters *, int64_t, const float *, float, const sn_optimizer *
         ) noexcept nogil
