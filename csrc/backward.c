@@ -155,17 +155,17 @@ static void units_backward(sn_network *net, int64_t l, int gradients, int steps,
                            const sn_pass *pass)
 {
     sn_layer *layer = net->layers + l;
-    const int64_t width = sn_block_width(layer), n_rows = pass->n_rows;
+    const int64_t n_blocks = sn_block_count(layer), n_rows = pass->n_rows;
     const int64_t ld = layer->ld_hidden;
     const sn_draw draw = layer_draw(pass, l);
     const int gates = gradients && sn_sums_by_block(layer);
     const sn_input in = input_of(net, l, pass->index);
 #pragma omp for schedule(static)
-    for (int64_t block = 0; block < layer->n_gates; block += width) {
-        const int64_t block_end = smaller(block + width, layer->n_gates);
-        float *dU = gates ? cleared_partial(net, block / width, n_rows, ld) : NULL;
-        for (int64_t first = block; first < block_end; first += UPDATE_UNITS) {
-            const int64_t end = smaller(first + UPDATE_UNITS, block_end);
+    for (int64_t block = 0; block < n_blocks; block++) {
+        const sn_part all = sn_block_at(layer, block);
+        float *dU = gates ? cleared_partial(net, block, n_rows, ld) : NULL;
+        for (int64_t first = all.first; first < all.end; first += UPDATE_UNITS) {
+            const int64_t end = smaller(first + UPDATE_UNITS, all.end);
             if (gradients)
                 gates_backward(net, l, first, end, &draw, pass);
             if (steps)

@@ -152,7 +152,8 @@ static void *place_of_block(const void *all, int64_t n_rows, int is_kept,
 {
     enum { BYTES = 4 };
     const int64_t width = sn_block_width(layer);
-    int64_t by = (pass->thread - block) * width * n_rows * net->ld_rows * BYTES;
+    const int64_t gates = pass->thread * width - sn_block_at(layer, block).first;
+    int64_t by = gates * n_rows * net->ld_rows * BYTES;
     if (is_kept || pass->n_threads * width > layer->n_gates)
         by = 0;
     return (void *)((uintptr_t)all + (uintptr_t)by);
@@ -181,10 +182,11 @@ static void units_forward(sn_network *net, int64_t l, const sn_draw *draw,
     const sn_layer *whole = net->layers + l;
     const sn_input in = computes_all(whole, pass) ? whole_input_of(net, l, pass)
                                                   : input_of(net, l, pass->index);
-    const int64_t width = sn_block_width(whole);
+    const int64_t n_blocks = sn_block_count(whole);
 #pragma omp for schedule(static)
-    for (int64_t first = 0; first < whole->n_gates; first += width) {
-        const int64_t end = smaller(first + width, whole->n_gates), block = first / width;
+    for (int64_t block = 0; block < n_blocks; block++) {
+        const sn_part gates = sn_block_at(whole, block);
+        const int64_t first = gates.first, end = gates.end;
         sn_layer layer = layer_of_block(net, l, block, pass);
         const int32_t *rows = pass->training ? layer.credited : layer.rows;
         const int32_t *count = pass->training ? layer.n_credited : layer.count;

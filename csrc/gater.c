@@ -183,21 +183,36 @@ static void hidden_backward(const sn_network *net, sn_layer *layer, int64_t n_ro
         }
 }
 
-/* What is left of the gater's steps, UPDATE_UNITS units at a time. Nobody waits for them
+/* How many of n units take their steps at once: at most UPDATE_UNITS, in whole tiles, and so
+   many parts that threads have something to share. */
+static int64_t units_at_once(int64_t n)
+{
+    enum { TILE = 8, PARTS = 4 };
+    return smaller(UPDATE_UNITS, (n + TILE * PARTS - 1) / (TILE * PARTS) * TILE);
+}
+
+/* What is left of the gater's steps. Nobody waits for them
    before the next mini-batch: the layer below and the last of this one read none of what
    they write. */
 static void update_gater(sn_network *net, int64_t l, const sn_pass *pass)
 {
     sn_layer *layer = net->layers + l;
     const sn_input in = input_of(net, l, pass->index);
+    const int64_t K = layer->n_gates, M = layer->n_hidden;
     if (!sn_sums_by_block(layer)) {
+        const int64_t width = units_at_once(K), n_parts = part_count(K, width);
 #pragma omp for schedule(static) nowait
-        for (int64_t k = 0; k < layer->n_gates; k += UPDATE_UNITS)
-            update_gates(net, layer, k, smaller(k + UPDATE_UNITS, layer->n_gates), pass);
+        for (int64_t i = 0; i < n_parts; i++) {
+            const sn_part gates = part_at(K, width, i);
+            update_gates(net, layer, gates.first, gates.end, pass);
+        }
     }
+    const int64_t width = units_at_once(M), n_parts = part_count(M, width);
 #pragma omp for schedule(static) nowait
-    for (int64_t m = 0; m < layer->n_hidden; m += UPDATE_UNITS)
-        update_units(&layer->hidden, m, smaller(UPDATE_UNITS, layer->n_hidden - m),
-                     &net->gater, layer->hidden_gradient + m, 1, layer->ld_hidden, &in,
+    for (int64_t i = 0; i < n_parts; i++) {
+        const sn_part units = part_at(M, width, i);
+        update_units(&layer->hidden, units.first, units.end - units.first, &net->gater,
+                     layer->hidden_gradient + units.first, 1, layer->ld_hidden, &in,
                      net->indices, net->indices, pass->n_rows, pass->gradient);
+    }
 }

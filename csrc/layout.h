@@ -17,6 +17,25 @@ static inline int64_t smaller(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+/* Units [first, end) of those that threads share. */
+typedef struct {
+    int64_t first, end;
+} sn_part;
+
+/* How many parts of `width` n units have, */
+static inline int64_t part_count(int64_t n, int64_t width)
+{
+    return (n - 1) / width + 1;
+}
+
+/* and which part i is. One that is smaller is the first: the first threads have a part more
+   than the last where parts are no multiple of them. */
+static inline sn_part part_at(int64_t n, int64_t width, int64_t i)
+{
+    const int64_t end = n - (part_count(n, width) - 1 - i) * width;
+    return (sn_part){end > width ? end - width : 0, end};
+}
+
 /* n rounded up to whole vectors */
 static inline int64_t padded(int64_t n)
 {
@@ -68,7 +87,13 @@ static inline int64_t sn_block_width(const sn_layer *layer)
 
 static inline int64_t sn_block_count(const sn_layer *layer)
 {
-    return (layer->n_gates - 1) / sn_block_width(layer) + 1;
+    return part_count(layer->n_gates, sn_block_width(layer));
+}
+
+/* The gates of a block. */
+static inline sn_part sn_block_at(const sn_layer *layer, int64_t block)
+{
+    return part_at(layer->n_gates, sn_block_width(layer), block);
 }
 
 /* Whether backward a block of gates is done with at once, their weights included. Each block

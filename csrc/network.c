@@ -190,12 +190,12 @@ static void scores(sn_network *net, int64_t l, const float *X, int64_t n_rows,
             layer_forward(net, i, &pass);
         hidden_forward(net, l, &pass);
         sn_layer *layer = net->layers + l;
-        const int64_t width = sn_block_width(layer);
+        const int64_t n_blocks = sn_block_count(layer);
 #pragma omp for schedule(static)
-        for (int64_t first = 0; first < layer->n_gates; first += width) {
-            const int64_t end = smaller(first + width, layer->n_gates);
-            gate_products(net, layer, first, end, &pass);
-            for (int64_t k = first; k < end; k++) {
+        for (int64_t block = 0; block < n_blocks; block++) {
+            const sn_part gates = sn_block_at(layer, block);
+            gate_products(net, layer, gates.first, gates.end, &pass);
+            for (int64_t k = gates.first; k < gates.end; k++) {
                 gate_value_input(layer, k, n_rows, net->ld_rows);
                 gate_score(layer, k, n_rows, net->ld_rows);
             }
