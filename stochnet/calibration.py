@@ -4,7 +4,6 @@ import numpy as np
 
 from stochnet._kernels.arrays import copy_above
 from stochnet._kernels.sample import next_below, priorities
-from stochnet.network import FITTING_FLOATS
 
 #: Gate scores and inputs of the rows that calibration may take, and the most rows.
 CALIBRATION_SCORES = 1 << 23
@@ -178,14 +177,14 @@ def calibrate(network, calibration, n_threads, validation=None):
 def _threshold(network, i, calibration, n_threads):
     """Threshold of layer `i`, with the layers below as they are."""
     X, layer = calibration.X, network.layers[i]
-    size = network.prediction_rows(FITTING_FLOATS)
+    size = network.fitting_rows()
     chunks = network.scores_of_chunks(i, X, n_threads=n_threads, size=size)
     return threshold_for(chunks, layer.gater.density, len(X) * layer.n_gates)
 
 
 def predict_while_fitting(network, X, n_threads):
     """Class probabilities, in chunks that take less memory than a mini-batch."""
-    size = network.prediction_rows(FITTING_FLOATS)
+    size = network.fitting_rows()
     return network.predict_proba(X, n_threads=n_threads, size=size)
 
 

@@ -22,8 +22,10 @@ PREDICTION_FLOATS = 1 << 26
 #: row many times, and take a fifth longer where the caches do not hold them all.
 CACHED_INPUTS = 1 << 20
 
-#: Memory of predictions that fitting makes, in float32: less than a mini-batch's.
+#: The same floats, and the most rows, of one call while fitting: less memory than a
+#: mini-batch's. To write fresh memory takes as long as many a prediction into it.
 FITTING_FLOATS = 1 << 20
+FITTING_ROWS = 256
 
 INITIALIZATIONS = ("sparse", "glorot", "authors")
 
@@ -383,7 +385,7 @@ class Network:
         if rows is None:
             draw = self.generator(2)
             rows = draw.standard_normal((64, self.n_inputs), dtype=np.float32)
-        size = self.prediction_rows(FITTING_FLOATS)
+        size = self.fitting_rows()
         for i, layer in enumerate(self.layers):
             mean, below = layer.gater.noise.mean, i + 1 < len(self.layers)
             chunks = self.scores_of_chunks(i, rows, n_threads=n_threads, size=size)
@@ -535,6 +537,10 @@ class Network:
         return None
 
     # ---- prediction ------------------------------------------------------------------
+
+    def fitting_rows(self):
+        """Rows of one prediction call while fitting."""
+        return min(self.prediction_rows(FITTING_FLOATS), FITTING_ROWS)
 
     def prediction_rows(self, floats=None):
         """Rows of one prediction call, a multiple of 16, for so many floats."""
