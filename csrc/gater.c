@@ -191,9 +191,8 @@ static int64_t units_at_once(int64_t n)
     return smaller(UPDATE_UNITS, (n + TILE * PARTS - 1) / (TILE * PARTS) * TILE);
 }
 
-/* What is left of the gater's steps. Nobody waits for them
-   before the next mini-batch: the layer below and the last of this one read none of what
-   they write. */
+/* What is left of the gater's steps. Nobody waits for them before the next mini-batch: the
+   layer below and the last of this one read none of what they write. */
 static void update_gater(sn_network *net, int64_t l, const sn_pass *pass)
 {
     sn_layer *layer = net->layers + l;

@@ -46,54 +46,74 @@ static float cross_entropy(float *restrict logits, float *restrict gradient,
     return sn_log(sum) - target_logit;
 }
 
-/* Rows of few classes, with what a class has of each one after the other: of a row alone each
-   maximum and each addition would wait for the last. A row's bits do not depend on those
-   beside it. IN, OUT as softmax_cross_entropy, n_rows at most SN_PAD. */
+/* Rows of few classes are worked on side by side, class by class: in a row alone each maximum
+   and each addition would wait for the last. A row's bits do not depend on those beside it. */
+typedef struct {
+    float of[FEW_CLASSES * SN_PAD]; /* (classes, SN_PAD) */
+} class_columns;
+
+/* Softmax of rows. INOUT p: their logits. OUT largest (SN_PAD) of the logits, and the sum of
+   exp of what the others are below it. */
+static void softmax_columns(class_columns *p, float *restrict largest, float *restrict sum,
+                            int64_t n_classes)
+{
+    const int64_t n = n_classes * SN_PAD;
+    float inverse[SN_PAD];
+    for (int64_t b = 0; b < SN_PAD; b++) {
+        largest[b] = p->of[b];
+        sum[b] = 0.0f;
+    }
+    for (int64_t i = SN_PAD; i < n; i += SN_PAD)
+        for (int64_t b = 0; b < SN_PAD; b++)
+            largest[b] = p->of[i + b] > largest[b] ? p->of[i + b] : largest[b];
+    for (int64_t i = 0; i < n; i += SN_PAD)
+        for (int64_t b = 0; b < SN_PAD; b++) {
+            p->of[i + b] = sn_exp(p->of[i + b] - largest[b]);
+            sum[b] += p->of[i + b];
+        }
+    for (int64_t b = 0; b < SN_PAD; b++)
+        inverse[b] = 1.0f / sum[b];
+    for (int64_t i = 0; i < n; i += SN_PAD)
+        for (int64_t b = 0; b < SN_PAD; b++)
+            p->of[i + b] *= inverse[b];
+}
+
+/* The first n_rows of columns, as rows and, where by_class is given, as columns. */
+static void store_columns(float *out, int64_t ld, float *by_class, int64_t ld_t,
+                          const class_columns *columns, int64_t n_rows, int64_t n_classes)
+{
+    class_columns rows;
+    transpose(rows.of, ld, columns->of, SN_PAD, n_classes, SN_PAD);
+    memcpy(out, rows.of, (size_t)(n_rows * ld) * sizeof *out);
+    for (int64_t c = 0; by_class && c < n_classes; c++)
+        for (int64_t b = 0; b < n_rows; b++)
+            by_class[c * ld_t + b] = columns->of[c * SN_PAD + b];
+}
+
+/* IN, OUT as softmax_cross_entropy. */
 static void few_classes(const sn_softmax *to, const int32_t *target, float scale,
                         int64_t n_rows, int64_t n_classes)
 {
-    float p[FEW_CLASSES * SN_PAD], rows[FEW_CLASSES * SN_PAD];
-    float largest[SN_PAD], sum[SN_PAD] = {0}, loss[SN_PAD];
     const int64_t ld = to->ld;
-    const size_t n_bytes = (size_t)(n_rows * ld) * sizeof *rows;
-    transpose(p, SN_PAD, to->logits, ld, n_rows, ld);
-    memcpy(largest, p, sizeof largest);
-    for (int64_t i = SN_PAD; i < n_classes * SN_PAD; i += SN_PAD)
-        for (int64_t b = 0; b < SN_PAD; b++)
-            largest[b] = p[i + b] > largest[b] ? p[i + b] : largest[b];
-    for (int64_t i = 0; i < n_classes * SN_PAD; i += SN_PAD)
-        for (int64_t b = 0; b < SN_PAD; b++) {
-            p[i + b] = sn_exp(p[i + b] - largest[b]);
-            sum[b] += p[i + b];
-        }
+    class_columns p;
+    float largest[SN_PAD], sum[SN_PAD], log_sum[SN_PAD];
+    transpose(p.of, SN_PAD, to->logits, ld, n_rows, ld);
+    softmax_columns(&p, largest, sum, n_classes);
     for (int64_t b = 0; target && b < SN_PAD; b++)
-        loss[b] = sn_log(sum[b]);
-    for (int64_t b = 0; b < SN_PAD; b++)
-        sum[b] = 1.0f / sum[b];
+        log_sum[b] = sn_log(sum[b]);
     for (int64_t b = 0; target && b < n_rows; b++)
-        to->loss[b] = loss[b] - (to->logits[b * ld + target[b]] - largest[b]);
-    for (int64_t i = 0; i < n_classes * SN_PAD; i += SN_PAD)
-        for (int64_t b = 0; b < SN_PAD; b++)
-            p[i + b] *= sum[b];
-    transpose(rows, ld, p, SN_PAD, n_classes, SN_PAD);
-    memcpy(to->logits, rows, n_bytes);
+        to->loss[b] = log_sum[b] - (to->logits[b * ld + target[b]] - largest[b]);
+    store_columns(to->logits, ld, to->probability_t, to->ld_t, &p, n_rows, n_classes);
     if (!target)
         return;
-    for (int64_t c = 0; to->by_class && c < n_classes; c++)
-        for (int64_t b = 0; b < n_rows; b++)
-            to->probability_t[c * to->ld_t + b] = p[c * SN_PAD + b];
     for (int64_t i = 0; i < n_classes * SN_PAD; i++)
-        p[i] *= scale;
+        p.of[i] *= scale;
     for (int64_t b = 0; b < n_rows; b++)
-        p[target[b] * SN_PAD + b] -= scale;
-    for (int64_t c = 0; to->by_class && c < n_classes; c++)
-        for (int64_t b = 0; b < n_rows; b++)
-            to->gradient_t[c * to->ld_t + b] = p[c * SN_PAD + b];
-    transpose(rows, ld, p, SN_PAD, n_classes, SN_PAD);
-    memcpy(to->gradient, rows, n_bytes);
+        p.of[target[b] * SN_PAD + b] -= scale;
+    store_columns(to->gradient, ld, to->gradient_t, to->ld_t, &p, n_rows, n_classes);
 }
 
-/* The same for rows one by one. */
+/* Rows of many classes, one by one. */
 static void many_classes(const sn_softmax *to, const int32_t *target, float scale,
                          int64_t n_rows, int64_t n_classes)
 {
@@ -103,7 +123,7 @@ static void many_classes(const sn_softmax *to, const int32_t *target, float scal
             cross_entropy(p, gradient, target ? target[b] : -1, scale, n_classes);
         if (target)
             to->loss[b] = loss;
-        for (int64_t c = 0; target && to->by_class && c < n_classes; c++) {
+        for (int64_t c = 0; to->probability_t && c < n_classes; c++) {
             to->gradient_t[c * to->ld_t + b] = gradient[c];
             to->probability_t[c * to->ld_t + b] = p[c];
         }

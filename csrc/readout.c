@@ -126,9 +126,8 @@ static void softmax_rows(const sn_network *net, int64_t first, int64_t end, int6
                            .logits = net->logits + first * ld,
                            .gradient = net->logit_gradient + first * ld,
                            .ld = ld,
-                           .by_class = by_class,
-                           .gradient_t = net->logit_gradient_t + first,
-                           .probability_t = net->probability_t + first,
+                           .gradient_t = by_class ? net->logit_gradient_t + first : NULL,
+                           .probability_t = by_class ? net->probability_t + first : NULL,
                            .ld_t = net->ld_rows};
     softmax_cross_entropy(&to, training ? net->target + first : NULL, 1.0f / (float)n_rows,
                           end - first, net->n_classes);

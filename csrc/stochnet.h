@@ -248,8 +248,7 @@ typedef struct {
     float *logits;                     /* (B, ld) which become probabilities */
     float *gradient;                   /* (B, ld) */
     int64_t ld;                        /* a row's classes, padded */
-    int by_class;                      /* whether there are the next, too */
-    float *gradient_t, *probability_t; /* (C, ld_t) class by class */
+    float *gradient_t, *probability_t; /* (C, ld_t) class by class; both may be NULL */
     int64_t ld_t;
 } sn_softmax;
 
