@@ -37,6 +37,9 @@ static void experts_backward(sn_network *net, int64_t l, int64_t k, float *restr
     const int all = layer->credit == SN_CREDIT_ALL;
     const int32_t *credited = all ? net->indices : layer->credited + k * ld;
     const int32_t n_credited = all ? (int32_t)pass->n_rows : layer->n_credited[k];
+    /* one loop over a random number of rows, not two; with full credit all rows have dh, in
+       whole vectors, and those that are off nothing else */
+    const int32_t *taken = all ? rows : credited, n_taken = all ? count : n_credited;
     const float *h = layer->h + k * ld;
     const int differs = estimator_table[layer->estimator]->needs_difference;
     float *restrict y = pass->gate.slope;
@@ -46,14 +49,13 @@ static void experts_backward(sn_network *net, int64_t l, int64_t k, float *restr
         float *restrict H = layer->expert_output + e * ld;
         const float *g = output_gradient(pass->gate.output_gradient, net, l, e, credited,
                                          n_credited, pass->n_rows);
-        if (all && !differs) /* whole vectors */
+        if (all && !differs)
             for (int64_t b = 0; b < pass->n_rows; b++)
                 dh[b] += g[b] * H[b];
-        else if (!differs)
-            for (int32_t j = 0; j < n_credited; j++)
-                dh[credited[j]] += g[credited[j]] * H[credited[j]];
-        for (int32_t j = 0; j < count; j++) {
-            const int32_t b = rows[j];
+        for (int32_t j = 0; j < n_taken; j++) {
+            const int32_t b = taken[j];
+            if (!all && !differs)
+                dh[b] += g[b] * H[b];
             y[b] = h[b] * H[b];
             H[b] = g[b] * h[b];
         }

@@ -206,6 +206,7 @@ static void dot_1_by_8(const dot_output *o, const float *w, int64_t ld_w,
     FOUR_ROWS(0, 1, 2, 3)
     FOUR_ROWS(4, 5, 6, 7)
 }
+#undef ROW
 #undef START
 #undef WEIGHT
 #undef STEP

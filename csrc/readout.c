@@ -191,15 +191,32 @@ static void readout_gradient_of_all(float *restrict g, const sn_network *net, in
     }
 }
 
-/* The same on the listed rows. OUT g (n_rows). */
+/* The same on the listed rows, four at a time, the last of them repeated: how many there are
+   is random, and a branch on it would cost more than a row. OUT g (n_rows). */
+#define ROW(i) const int32_t row##i = rows[j + i < count ? j + i : count - 1];
+#define START(i) sn_vec sum##i = {0};
+#define STEP(i) sum##i += weight * sn_load(net->logit_gradient + row##i * ld + c);
+#define FINISH(i) g[row##i] = sums[i];
 static void readout_gradient(float *g, const sn_network *net, int64_t e,
                              const int32_t *rows, int32_t count)
 {
     const int64_t ld = net->ld_classes;
-    const sn_rows gradients = {.x = net->logit_gradient, .ld = ld};
-    dot_products(g, 0, 1, net->readout.weight + e * ld, ld, NULL, 1, &gradients, rows,
-                 count, ld);
+    const float *v = net->readout.weight + e * ld;
+    for (int32_t j = 0; j < count; j += 4) {
+        SN_EACH_4(ROW)
+        SN_EACH_4(START)
+        for (int64_t c = 0; c < ld; c += SN_LANES) {
+            const sn_vec weight = sn_load(v + c);
+            SN_EACH_4(STEP)
+        }
+        const sn_four sums = sn_sum_4(sum0, sum1, sum2, sum3);
+        SN_EACH_4(FINISH)
+    }
 }
+#undef ROW
+#undef START
+#undef STEP
+#undef FINISH
 
 /* d (n_rows) = what gate k adds to the logits of class c where it is on. */
 static void contribution(float *restrict d, const sn_network *net, const sn_layer *layer,

@@ -104,7 +104,7 @@ static void step_of_columns(sn_parameters *p, int64_t row, const unit_gradient *
     if (d + n < p->ld)
         return;
     float bias_gradient = 0.0f;
-    for (int32_t j = 0; j < of->count; j++)
+    for (int32_t j = 0; p->bias && j < of->count; j++)
         bias_gradient += of->c[of->rows[j]];
     if (plain) {
         end_plain_step(p, row, bias_gradient, squares, o);
