@@ -30,7 +30,8 @@ typedef struct {
     float *row;      /* one row of weights */
     float *gradient; /* (UPDATE_UNITS) rows of weights */
     int32_t *index;  /* see input_of */
-    int is_sparse;   /* the network's input, in training; see sparse.c */
+    /* the network's input, in training: see sparse.c, input.c */
+    int is_sparse, skips_chunks;
 } sn_pass;
 
 /* Where this pass transposes rows of n floats to; NULL where it does not. */
@@ -46,7 +47,7 @@ static sn_input whole_input_of(const sn_network *net, int64_t l, const sn_pass *
     sn_input in = input_of(net, l, pass->index);
     in.nonzeros = l == 0 && pass->is_sparse ? &net->nonzeros : NULL;
     in.panel = pass->gradient;
-    if (!in.nonzeros && !in.has_blocks)
+    if (!in.nonzeros && !in.has_blocks && (l > 0 || !pass->skips_chunks))
         in.columns = columns_of(net->input_columns, in.rows.ld, pass);
     return in;
 }
@@ -78,8 +79,8 @@ static void hidden_forward(const sn_network *net, int64_t l, const sn_pass *pass
             for (int64_t b = first; b < first + rows; b++)
                 tanh_row(U + b * ld, padded(n));
             if (columns)
-                transpose(columns + m * net->ld_rows + first, net->ld_rows, U + first * ld,
-                          ld, rows, padded(n));
+                transpose(columns + m * padded(n_rows) + first, padded(n_rows),
+                          U + first * ld, ld, rows, padded(n));
         }
 }
 

@@ -10,7 +10,7 @@ typedef struct {
     sn_blocks blocks;
     const sn_nonzeros *nonzeros; /* NULL where sparse_products would not pay */
     float *panel;                /* scratch for it, (UPDATE_UNITS, ld) */
-    const float *columns;        /* (ld, ld_rows) the rows transposed; NULL where
+    const float *columns;        /* (ld, padded(n_rows)) the rows transposed; NULL where
                                     column_products would not pay */
 } sn_input;
 
@@ -26,6 +26,17 @@ static void find_filled(uint64_t *filled, const float *x, int64_t n)
             bits |= (uint64_t)(sn_different(x + i, 0.0f) != 0) << (i - d) / SN_PAD;
         filled[d / length] = bits;
     }
+}
+
+/* Whether dot products leave out so much of the network's input that they are faster than
+   column_products, which leave out nothing: more than a sixteenth of long rows. */
+static int skips_chunks(const sn_network *net, int64_t n_rows)
+{
+    const int64_t ld = net->layers->ld_inputs, chunks = n_rows * ld / SN_PAD;
+    int64_t filled = 0;
+    for (int64_t i = 0; i < n_rows * net->ld_filled; i++)
+        filled += __builtin_popcountll(net->filled[i]);
+    return ld > SHORT_ROW && chunks - filled > chunks / 16;
 }
 
 /* Whether readers of this layer's output skip its silent blocks. Blocks must be whole

@@ -58,8 +58,9 @@ static inline int64_t sn_piece_count(int64_t n)
     return (n - 1) / PIECE + 1;
 }
 
-/* Rows of at most so many floats are short: see columns.c. */
-enum { SHORT_ROW = 128 };
+/* Rows of at most so many floats are short, and become columns whatever the mini-batch;
+   others of one piece do so in one of at most so many rows: see columns.c. */
+enum { SHORT_ROW = 128, COLUMN_ROWS = 96 };
 
 /* Length of nearly equal pieces of rows of n floats. */
 static inline int64_t piece_length(int64_t n)
@@ -137,6 +138,22 @@ static inline int64_t sn_partials_size(const sn_network *net)
         const int64_t columns = hidden > classes ? hidden : classes;
         const int64_t size = sn_block_count(layer) * net->ld_rows * columns;
         most = size > most ? size : most;
+    }
+    return most;
+}
+
+/* Floats of the columns of a layer's input or hidden units. */
+static inline int64_t sn_columns_size(const sn_network *net)
+{
+    int64_t most = 0;
+    for (int64_t l = 0; l < net->n_layers; l++) {
+        const int64_t lengths[] = {net->layers[l].ld_inputs, net->layers[l].ld_hidden};
+        for (int i = 0; i < 2; i++) {
+            const int64_t n = lengths[i] <= PIECE ? lengths[i] : 0;
+            const int64_t rows = n <= SHORT_ROW ? net->ld_rows
+                                                : smaller(net->ld_rows, COLUMN_ROWS);
+            most = n * rows > most ? n * rows : most;
+        }
     }
     return most;
 }

@@ -84,6 +84,7 @@ static void train_batch(sn_network *net, const sn_examples *examples, int64_t fi
     copy_rows(net, examples->X + from * net->layers->n_inputs, examples->y + from, order,
               &pass);
     pass.is_sparse = is_sparse(net, n_rows);
+    pass.skips_chunks = skips_chunks(net, n_rows);
     for (int64_t l = 0; l < net->n_layers; l++)
         layer_forward(net, l, &pass);
     readout_forward(net, n_rows, 1, pass.n_threads);

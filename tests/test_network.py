@@ -193,6 +193,28 @@ def test_step_on_short_rows(name, options, shape):
     check_step(network, X, y, step=0)
 
 
+# Longer ones are in mini-batches of 32, 48, ... 96 rows, 256 inputs at a time, but for
+# those of a network's input that has chunks of zeros.
+LONG = {
+    "the fewest rows": Shape(32, 129, (130,), (70,), 3),
+    "the most": Shape(96, 300, (600,), (70,), 3),
+    "more": Shape(112, 300, (270,), (70,), 3),
+    "a vector that is not full": Shape(40, 300, (270,), (70,), 3),
+    "the longest": Shape(48, 1008, (40,), (70,), 3),
+    "longer ones": Shape(48, 1024, (40,), (70,), 3),
+    "above and below": Shape(64, 20, (140, 150), (300, 40), 3),
+    "blocks": Shape(64, 200, (140, 150), (320, 40), 3, (16, 4)),
+}
+
+
+@pytest.mark.parametrize("filled", [0.6, 1.0])
+@pytest.mark.parametrize("shape", LONG)
+@pytest.mark.parametrize("name", GATERS)
+def test_step_on_long_rows_of_few_examples(name, shape, filled):
+    network, X, y = make_problem(make(name), LONG[shape], filled=filled)
+    check_step(network, X, y, step=0)
+
+
 # More than 64 classes have kernels of their own; logits are summed row by row where
 # there are fewer than 16 gates for each class.
 CLASSES = {

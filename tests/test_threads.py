@@ -23,12 +23,13 @@ from stochnet.gaters import GATERS
 from stochnet.network import Optimizer
 
 # Several panels of columns in the dense layers, several blocks of experts and of
-# updates, and with LARGE batches two panels of rows. The gradients of the first layer's
-# hidden units are summed panel by panel, those of the second's few by blocks of gates.
+# updates, with LARGE batches two panels of rows, with MIDDLE ones long rows transposed.
+# The gradients of the first layer's hidden units are summed panel by panel, those of
+# the second's few by blocks of gates.
 SHAPE = Shape(0, 120, (290, 12), (530, 130), 11)
 BLOCKS = Shape(0, 300, (540, 40), (1056, 130), 11, (16, 5))
 CLASSES = Shape(0, 120, (290, 12), (530, 130), 70)
-SMALL, LARGE, LAST = 24, 290, 21
+SMALL, MIDDLE, LARGE, LAST = 24, 64, 290, 21
 THREADS = (1, 2, 3, 4)
 
 OPTIMIZER = Optimizer(learning_rate=0.05, momentum=0.7, alpha=0.1, max_norm=1.5)
@@ -86,7 +87,7 @@ def test_there_is_enough_work_for_threads(shape):
     assert LAST * work > serial_work()
 
 
-@pytest.mark.parametrize("batch_size", [SMALL, LARGE])
+@pytest.mark.parametrize("batch_size", [SMALL, MIDDLE, LARGE])
 @pytest.mark.parametrize("name", GATERS)
 def test_any_number_of_threads_gives_the_same_bits(name, batch_size):
     expected = results(name, batch_size, 1)
@@ -103,13 +104,15 @@ def test_threads_and_sparse_inputs(name):
         assert_same_bits(results(name, LARGE, n_threads, nonzero=0.1), expected)
 
 
+@pytest.mark.parametrize("batch_size", [SMALL, MIDDLE])
 @pytest.mark.parametrize("optimizer", [Optimizer(max_norm=1.5), OPTIMIZER])
 @pytest.mark.parametrize("name", GATERS)
-def test_threads_and_block_gates(name, optimizer):
-    expected = results(name, SMALL, 1, optimizer, BLOCKS)
+def test_threads_and_block_gates(name, optimizer, batch_size):
+    expected = results(name, batch_size, 1, optimizer, BLOCKS)
     assert all(np.isfinite(array).all() for array in expected.values())
     for n_threads in THREADS[1:]:
-        assert_same_bits(results(name, SMALL, n_threads, optimizer, BLOCKS), expected)
+        found = results(name, batch_size, n_threads, optimizer, BLOCKS)
+        assert_same_bits(found, expected)
 
 
 @pytest.mark.parametrize("batch_size", [SMALL, LARGE])

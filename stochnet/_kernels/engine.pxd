@@ -313,7 +313,6 @@ cdef extern from "stochnet.h":
 
 cdef extern from "layout.h":
     enum:
-        SHORT_ROW
         UPDATE_UNITS
     int64_t padded(int64_t n) noexcept nogil
     int64_t sn_row_length(int64_t n) noexcept nogil
@@ -321,6 +320,7 @@ cdef extern from "layout.h":
     int64_t sn_nonzeros_length(int64_t n) noexcept nogil
     bint sn_has_many_classes(const sn_network *net) noexcept nogil
     int64_t sn_partials_size(const sn_network *net) noexcept nogil
+    int64_t sn_columns_size(const sn_network *net) noexcept nogil
     int64_t sn_index_count(const sn_network *net) noexcept nogil
     int64_t sn_scratch_size(const sn_network *net) noexcept nogil
 

@@ -5,10 +5,10 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from stochnet._kernels.arrays cimport Nonzeros, floats, integers, long_integers
 from stochnet._kernels.engine cimport (
-    SHORT_ROW, SN_BASELINE_MEAN, SN_BASELINE_NONE, SN_BASELINE_UNIT, SN_CREDIT_PROBE,
-    engine, padded, sn_draw, sn_examples, sn_has_many_classes, sn_index_count,
-    sn_layer, sn_network, sn_partials_size, sn_piece_count, sn_row_length,
-    sn_scratch_size,
+    SN_BASELINE_MEAN, SN_BASELINE_NONE, SN_BASELINE_UNIT, SN_CREDIT_PROBE,
+    engine, padded, sn_columns_size, sn_draw, sn_examples, sn_has_many_classes,
+    sn_index_count, sn_layer, sn_network, sn_partials_size, sn_piece_count,
+    sn_row_length, sn_scratch_size,
 )
 from stochnet._kernels.random cimport draw_of, noise_of
 from stochnet._kernels.update cimport optimizer_of, parameters_of
@@ -116,8 +116,8 @@ cdef class NetworkKernels:
             ("logit_gradient_t", self.training * net.n_classes * B),
             ("probability_t", self.training * net.n_classes * B),
             ("loss", B),
-            ("input_columns", self.training * SHORT_ROW * B),
-            ("hidden_columns", self.training * SHORT_ROW * B),
+            ("input_columns", self.training * sn_columns_size(net)),
+            ("hidden_columns", self.training * sn_columns_size(net)),
             ("scratch", self.n_threads * net.scratch_size),
         ]
         for i in range(net.n_layers):
