@@ -130,6 +130,17 @@ def test_threads_and_adam(name):
         assert_same_bits(results(name, SMALL, n_threads, ADAM), expected)
 
 
+@pytest.mark.parametrize("shape", [SHAPE, BLOCKS])
+@pytest.mark.parametrize("batch_size", [SMALL, 32, MIDDLE])
+@pytest.mark.parametrize("name", GATERS)
+def test_room_for_larger_mini_batches_changes_no_bit(name, batch_size, shape):
+    X, y = make_batch(shape, n_rows=2 * batch_size + LAST)
+    fitting, roomy = network_of(name, shape=shape), network_of(name, shape=shape)
+    fitting.train(X, y, batch_size=batch_size)
+    roomy.train(X, y, batch_size=batch_size, capacity=LARGE)
+    assert_same_bits(copy_of_state(roomy), copy_of_state(fitting))
+
+
 @pytest.mark.parametrize("name", GATERS)
 def test_the_number_of_threads_may_change_between_batches(name):
     X, y = make_batch(SHAPE, n_rows=5 * SMALL)
