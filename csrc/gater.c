@@ -30,7 +30,7 @@ typedef struct {
     float *row;      /* one row of weights */
     float *gradient; /* (UPDATE_UNITS) rows of weights */
     int32_t *index;  /* see input_of */
-    /* the network's input, in training: see sparse.c, input.c */
+    /* the network's input, in training: see sparse.c */
     int is_sparse, skips_chunks;
 } sn_pass;
 

@@ -28,17 +28,6 @@ static void find_filled(uint64_t *filled, const float *x, int64_t n)
     }
 }
 
-/* Whether dot products leave out so much of the network's input that they are faster than
-   column_products, which leave out nothing: more than a sixteenth of long rows. */
-static int skips_chunks(const sn_network *net, int64_t n_rows)
-{
-    const int64_t ld = net->layers->ld_inputs, chunks = n_rows * ld / SN_PAD;
-    int64_t filled = 0;
-    for (int64_t i = 0; i < n_rows * net->ld_filled; i++)
-        filled += __builtin_popcountll(net->filled[i]);
-    return ld > SHORT_ROW && chunks - filled > chunks / 16;
-}
-
 /* Whether readers of this layer's output skip its silent blocks. Blocks must be whole
    vectors; above this density the dense kernels, which share their loads between rows,
    are faster. */

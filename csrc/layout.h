@@ -142,18 +142,23 @@ static inline int64_t sn_partials_size(const sn_network *net)
     return most;
 }
 
-/* Floats of the columns of a layer's input or hidden units. */
+/* Floats of the columns of rows of n floats. */
+static inline int64_t columns_size(const sn_network *net, int64_t n)
+{
+    if (n <= SHORT_ROW)
+        return n * net->ld_rows;
+    return n <= PIECE ? n * smaller(net->ld_rows, COLUMN_ROWS) : 0;
+}
+
+/* Those of any layer's input or hidden units, at most. */
 static inline int64_t sn_columns_size(const sn_network *net)
 {
     int64_t most = 0;
     for (int64_t l = 0; l < net->n_layers; l++) {
-        const int64_t lengths[] = {net->layers[l].ld_inputs, net->layers[l].ld_hidden};
-        for (int i = 0; i < 2; i++) {
-            const int64_t n = lengths[i] <= PIECE ? lengths[i] : 0;
-            const int64_t rows = n <= SHORT_ROW ? net->ld_rows
-                                                : smaller(net->ld_rows, COLUMN_ROWS);
-            most = n * rows > most ? n * rows : most;
-        }
+        const int64_t inputs = columns_size(net, net->layers[l].ld_inputs);
+        const int64_t hidden = columns_size(net, net->layers[l].ld_hidden);
+        const int64_t size = inputs > hidden ? inputs : hidden;
+        most = size > most ? size : most;
     }
     return most;
 }

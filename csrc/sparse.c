@@ -49,27 +49,45 @@ static void find_nonzeros(const sn_nonzeros *nonzeros, int64_t b, const float *x
     }
 }
 
-/* Whether sparse_products takes less time than dot_products for the mini-batch, whose tiles
-   of three rows skip what is zero in all of them. As measured, twice a nonzero takes as
-   long as PER_TWO floats of a tile, and the transposition as TRANSPOSED rows. */
+/* Floats of the mini-batch that dot products take in tiles of three rows: they skip chunks
+   that are zero in all of these. */
+static int64_t floats_of_tiles(const sn_network *net, int64_t n_rows)
+{
+    const int64_t pieces = net->ld_filled;
+    int64_t taken = 0;
+    for (int64_t b = 0; b + 3 <= n_rows; b += 3)
+        for (int64_t p = 0; p < pieces; p++) {
+            const uint64_t *filled = net->filled + b * pieces + p;
+            taken += 3 * SN_PAD *
+                     __builtin_popcountll(filled[0] | filled[pieces] | filled[2 * pieces]);
+        }
+    return taken;
+}
+
+/* Whether dot products skip so much of the network's input that they are faster than
+   column_products, which skip nothing: a sixteenth of long rows. */
+static int skips_chunks(const sn_network *net, int64_t n_rows)
+{
+    const int64_t ld = net->layers->ld_inputs, all = n_rows / 3 * 3 * ld;
+    return ld > SHORT_ROW && are_columns_faster(ld, n_rows) &&
+           all - floats_of_tiles(net, n_rows) > all / 16;
+}
+
+/* Whether sparse_products takes less time than dot_products for the mini-batch. As measured,
+   twice a nonzero takes as long as PER_TWO floats of a tile, and the transposition as
+   TRANSPOSED rows. */
 static int is_sparse(const sn_network *net, int64_t n_rows)
 {
     enum { PER_TWO = 5, TRANSPOSED = 6 };
     const int64_t pieces = net->ld_filled;
-    int64_t dense = 0, sparse = TRANSPOSED * net->layers->ld_inputs;
+    int64_t sparse = TRANSPOSED * net->layers->ld_inputs;
     for (int64_t b = 0; b < n_rows; b++) {
         const int32_t *end = net->nonzeros.end + b * pieces;
         if (end[0] < 0)
             return 0;
         sparse += PER_TWO * end[pieces - 1] / 2;
     }
-    for (int64_t b = 0; b + 3 <= n_rows; b += 3)
-        for (int64_t p = 0; p < pieces; p++) {
-            const uint64_t *filled = net->filled + b * pieces + p;
-            dense += 3 * SN_PAD *
-                     __builtin_popcountll(filled[0] | filled[pieces] | filled[2 * pieces]);
-        }
-    return sparse < dense;
+    return sparse < floats_of_tiles(net, n_rows);
 }
 
 /* sum (units) = panel' x of a row of `count` nonzeros. A kernel sums several nonzeros side
