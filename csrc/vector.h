@@ -56,6 +56,14 @@ SN_INLINE void sn_prefetch(const float *p, int64_t n)
    turn of a loop, for four instructions of thirty. */
 #define SN_IN_ONE_REGISTER(pointer) __asm__("" : "+r"(pointer))
 
+/* Before a loop whose counter and branch would take as many instructions as a product: the
+   processor may have to share with another thread what decodes them. */
+#if defined(__clang__)
+#define SN_UNROLL_4 _Pragma("unroll 4")
+#else
+#define SN_UNROLL_4 _Pragma("GCC unroll 4")
+#endif
+
 /* Repetition for kernels that keep several accumulators. They must be variables: GCC
    leaves an array of vectors in memory, even when every loop over it is unrolled. */
 #define SN_EACH_1(F) F(0)
@@ -151,8 +159,21 @@ SN_INLINE sn_four sn_sum_4(sn_vec a, sn_vec b, sn_vec c, sn_vec d)
     return (sn_four){all[0], all[4], all[8], all[12]};
 #undef LOW
 #undef HIGH
+#elif SN_LANES == 8
+#define HALVES(a, b)                                                                   \
+    (SN_SHUFFLE(a, b, 0, 1, 2, 3, 12, 13, 14, 15) +                                    \
+     SN_SHUFFLE(a, b, 4, 5, 6, 7, 8, 9, 10, 11))
+    const sn_vec ab = HALVES(a, b), cd = HALVES(c, d);
+    sn_vec all = SN_SHUFFLE(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) +
+                 SN_SHUFFLE(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
+    all += SN_SHUFFLE(all, all, 1, 0, 3, 2, 5, 4, 7, 6);
+    return (sn_four){all[0], all[4], all[2], all[6]};
+#undef HALVES
 #else
-    return (sn_four){sn_sum(a), sn_sum(b), sn_sum(c), sn_sum(d)};
+#define HALVES(a, b) (SN_SHUFFLE(a, b, 0, 1, 4, 5) + SN_SHUFFLE(a, b, 2, 3, 6, 7))
+    const sn_vec ab = HALVES(a, b), cd = HALVES(c, d);
+    return SN_SHUFFLE(ab, cd, 0, 2, 4, 6) + SN_SHUFFLE(ab, cd, 1, 3, 5, 7);
+#undef HALVES
 #endif
 }
 

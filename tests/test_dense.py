@@ -21,6 +21,7 @@ SHAPES = [
     (17, 211, 40),
     (3, 5, 800),
     (9, 7, 2030),  # a piece as long as can be
+    (36, 140, 8300),  # sums that leave L2, column by column
 ]
 
 
