@@ -39,15 +39,15 @@ static int64_t next_dense_tile(const int32_t *count, int64_t k, int64_t end, int
 static void single_experts_forward(const sn_network *net, const sn_layer *layer,
                                    const sn_input *in, int64_t first, int64_t end,
                                    const int32_t *rows, const int32_t *count,
-                                   int64_t n_rows)
+                                   const sn_pass *pass)
 {
     const int64_t ld = net->ld_rows;
     float *H = layer->expert_output;
     for (int64_t k = first, tile; k < end; k = tile + TILE_GATES) {
-        tile = next_dense_tile(count, k, end, n_rows);
+        tile = next_dense_tile(count, k, end, pass->n_rows);
         expert_forward(H, ld, &layer->expert, 1, &in->rows, rows, count, k, tile);
         if (tile < end)
-            unit_major_products(H, net, &layer->expert, tile, tile + TILE_GATES, in, n_rows);
+            unit_major_products(H, net, &layer->expert, tile, tile + TILE_GATES, in, pass);
     }
 }
 
@@ -69,9 +69,9 @@ static void experts_forward(const sn_network *net, const sn_layer *layer,
     for (int64_t k = first; k < end; k++)
         layer->reads[k] += G * (all ? n_rows : count[k]);
     if (all)
-        unit_major_products(H, net, &layer->expert, first * G, end * G, in, n_rows);
+        unit_major_products(H, net, &layer->expert, first * G, end * G, in, pass);
     else if (G == 1 && !in->has_blocks)
-        single_experts_forward(net, layer, in, first, end, rows, count, n_rows);
+        single_experts_forward(net, layer, in, first, end, rows, count, pass);
     else
         for (int64_t k = first; k < end; k++)
             input_products(H + k * G * ld, ld, 1, &layer->expert, k * G, G, in,
@@ -268,7 +268,7 @@ static void transpose_input(const sn_network *net, int64_t l, const sn_pass *pas
         return;
 #pragma omp for schedule(static) nowait
     for (int64_t b = 0; b < pass->n_rows; b += SN_PAD)
-        transpose(net->input_columns + b, padded(pass->n_rows), in.rows.x + b * in.rows.ld,
+        transpose(net->input_columns + b, sn_row_length(pass->n_rows), in.rows.x + b * in.rows.ld,
                   in.rows.ld, smaller(SN_PAD, pass->n_rows - b), in.rows.ld);
 }
 

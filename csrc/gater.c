@@ -37,7 +37,9 @@ typedef struct {
 /* Where this pass transposes rows of n floats to; NULL where it does not. */
 static float *columns_of(float *columns, int64_t n, const sn_pass *pass)
 {
-    return pass->training && are_columns_faster(n, pass->n_rows) ? columns : NULL;
+    const int are_faster = pass->training ? are_columns_faster(n, pass->n_rows)
+                                          : are_columns_faster_by_lane(n, pass->n_rows);
+    return are_faster ? columns : NULL;
 }
 
 /* The input of layer l for products in which all rows meet all units: its nonzeros or its
@@ -79,7 +81,7 @@ static void hidden_forward(const sn_network *net, int64_t l, const sn_pass *pass
             for (int64_t b = first; b < first + rows; b++)
                 tanh_row(U + b * ld, padded(n));
             if (columns)
-                transpose(columns + m * padded(n_rows) + first, padded(n_rows),
+                transpose(columns + m * sn_row_length(n_rows) + first, sn_row_length(n_rows),
                           U + first * ld, ld, rows, padded(n));
         }
 }
@@ -88,17 +90,21 @@ static void hidden_forward(const sn_network *net, int64_t l, const sn_pass *pass
    experts on x */
 static void unit_major_products(float *out, const sn_network *net, const sn_parameters *p,
                                 int64_t first, int64_t end, const sn_input *in,
-                                int64_t n_rows)
+                                const sn_pass *pass)
 {
-    if (in->columns) {
-        column_products(out + first * net->ld_rows, net->ld_rows, p->weight + first * p->ld,
-                        p->ld, p->bias + first, end - first, in->columns, net->indices,
-                        n_rows, p->ld);
-        return;
-    }
-    for (int64_t b = 0; b < n_rows; b += PANEL_ROWS)
-        row_products(out + first * net->ld_rows, net->ld_rows, 1, p, first, end - first, in,
-                     net->indices + b, smaller(PANEL_ROWS, n_rows - b));
+    enum { LEAST = 4 };
+    const int64_t ld = net->ld_rows, n_rows = pass->n_rows, n_units = end - first;
+    const float *w = p->weight + first * p->ld, *bias = p->bias + first;
+    out += first * ld;
+    if (in->columns && pass->training)
+        column_products(out, ld, w, p->ld, bias, n_units, in->columns, net->indices, n_rows,
+                        p->ld);
+    else if (in->columns && n_units >= LEAST)
+        column_products_by_lane(out, ld, w, p->ld, bias, n_units, in->columns, n_rows, p->ld);
+    else
+        for (int64_t b = 0; b < n_rows; b += PANEL_ROWS)
+            row_products(out, ld, 1, p, first, n_units, in, net->indices + b,
+                         smaller(PANEL_ROWS, n_rows - b));
 }
 
 /* a (K, B), of gates [first, end) */
@@ -108,7 +114,7 @@ static void gate_products(const sn_network *net, sn_layer *layer, int64_t first,
     const int64_t ld = layer->ld_hidden;
     const sn_input hidden = {.rows = {.x = layer->hidden_output, .ld = ld},
                              .columns = columns_of(net->hidden_columns, ld, pass)};
-    unit_major_products(layer->a, net, &layer->gate, first, end, &hidden, pass->n_rows);
+    unit_major_products(layer->a, net, &layer->gate, first, end, &hidden, pass);
 }
 
 /* ---- Downwards ---------------------------------------------------------------------- */

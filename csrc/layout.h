@@ -146,7 +146,7 @@ static inline int64_t sn_partials_size(const sn_network *net)
 static inline int64_t columns_size(const sn_network *net, int64_t n)
 {
     if (n <= SHORT_ROW)
-        return n * net->ld_rows;
+        return n * sn_row_length(net->ld_rows);
     return n <= PIECE ? n * smaller(net->ld_rows, COLUMN_ROWS) : 0;
 }
 

@@ -266,7 +266,8 @@ typedef struct {
     uint64_t *filled;       /* (B, ld_filled) its filled chunks, see sn_rows */
     int64_t ld_filled;
     sn_nonzeros nonzeros;   /* (B) its nonzeros, in training */
-    /* rows of a layer's input and hidden units, transposed, in training: see columns.c */
+    /* rows of a layer's hidden units and, in training, of its input, transposed: see
+       columns.c */
     float *input_columns, *hidden_columns; /* (sn_columns_size) */
     int32_t *target;        /* (B) */
     const int32_t *indices; /* (sn_index_count) 0, 1, 2, ... */

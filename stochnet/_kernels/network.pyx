@@ -117,7 +117,7 @@ cdef class NetworkKernels:
             ("probability_t", self.training * net.n_classes * B),
             ("loss", B),
             ("input_columns", self.training * sn_columns_size(net)),
-            ("hidden_columns", self.training * sn_columns_size(net)),
+            ("hidden_columns", sn_columns_size(net)),
             ("scratch", self.n_threads * net.scratch_size),
         ]
         for i in range(net.n_layers):
@@ -158,7 +158,7 @@ cdef class NetworkKernels:
             net.logit_gradient_t = floats(views["logit_gradient_t"], 1)
             net.probability_t = floats(views["probability_t"], 1)
             net.input_columns = floats(views["input_columns"], 1)
-            net.hidden_columns = floats(views["hidden_columns"], 1)
+        net.hidden_columns = floats(views["hidden_columns"], 1)
         net.target = integers(target, B)
         net.indices = integers(indices, len(indices))
         self.keep += [buffer, target, filled, indices]
