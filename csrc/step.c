@@ -114,14 +114,16 @@ static void step_of_columns(sn_parameters *p, int64_t row, const unit_gradient *
     check_rows(p, row, 1, o, 0);
 }
 
-/* Columns of x that are worked on at once: those of all rows stay in L2, and they are
-   whole tiles. */
-static int64_t columns_together(int64_t n_rows, int64_t n)
+/* Columns of x that units [first, end) take at once: those of all rows stay in L2, and they are
+   whole tiles. Few rows would gain less from it than is lost where weights come from memory a
+   part of a row at a time: all columns. */
+static int64_t columns_together(const int32_t *count, int64_t first, int64_t end,
+                                int64_t n_rows, int64_t n)
 {
-    enum { FLOATS = 1 << 17, TILE = 8 * SN_LANES };
-    if (n_rows * n <= 2 * FLOATS)
+    enum { TILE = 8 * SN_LANES, FEW = 5 };
+    if (n_rows * n <= L2_FLOATS || listed_rows(count, first, end) < FEW * (end - first))
         return n;
-    const int64_t columns = FLOATS / n_rows / TILE * TILE;
+    const int64_t columns = L2_FLOATS / 2 / n_rows / TILE * TILE;
     return columns > TILE ? columns : TILE;
 }
 
@@ -134,7 +136,7 @@ static void update_listed_units(sn_parameters *p, int64_t first, int64_t end,
                                 int64_t ld_rows, const sn_rows *x, const int32_t *rows,
                                 const int32_t *count, int64_t n_rows, float *gradient)
 {
-    const int64_t columns = columns_together(n_rows, p->ld);
+    const int64_t columns = columns_together(count, first, end, n_rows, p->ld);
     row_squares squares[UPDATE_UNITS];
     if (is_frozen(optimizer))
         return;

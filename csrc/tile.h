@@ -17,9 +17,9 @@
 #define TILE_UNITS 4
 #endif
 
-/* Floats that stay in a second-level cache beside others: those of processors with AVX-512
-   have 1 MB or more, of those without it most have half of one. */
-enum { L2_FLOATS = SN_LANES == 16 ? 1 << 18 : 1 << 16 };
+/* Floats that a second-level cache has room for: on processors with AVX-512 it has 1 MB or
+   more, on most others half of that. */
+enum { L2_FLOATS = SN_LANES == 16 ? 1 << 18 : 1 << 17 };
 
 #define START_1(i) SN_WITH_1(START, i)
 #define START_2(i) SN_WITH_2(START, i)
