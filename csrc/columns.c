@@ -33,8 +33,8 @@ static int are_columns_faster_by_lane(int64_t n, int64_t n_rows)
 
 /* out_i = bias[i] + sum over inputs d of w[i, d] column_d, for n_units units.
    OUT out (n_units, ld_rows). IN w (n_units, ld_w), bias (n_units), columns
-   (n, sn_row_length(n_rows)), indices 0, 1, ... up to LEAST_INDICES. A tile reads its units' weights
-   in turns, which the processor does not foresee: the next units' are asked for. */
+   (n, sn_row_length(n_rows)), indices 0, 1, ... up to LEAST_INDICES. A tile reads its units'
+   weights in turns, which the processor does not foresee: the next units' are asked for. */
 static void column_products(float *out, int64_t ld_rows, const float *w, int64_t ld_w,
                             const float *bias, int64_t n_units, const float *columns,
                             const int32_t *indices, int64_t n_rows, int64_t n)

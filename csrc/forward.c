@@ -268,8 +268,9 @@ static void transpose_input(const sn_network *net, int64_t l, const sn_pass *pas
         return;
 #pragma omp for schedule(static) nowait
     for (int64_t b = 0; b < pass->n_rows; b += SN_PAD)
-        transpose(net->input_columns + b, sn_row_length(pass->n_rows), in.rows.x + b * in.rows.ld,
-                  in.rows.ld, smaller(SN_PAD, pass->n_rows - b), in.rows.ld);
+        transpose(net->input_columns + b, sn_row_length(pass->n_rows),
+                  in.rows.x + b * in.rows.ld, in.rows.ld,
+                  smaller(SN_PAD, pass->n_rows - b), in.rows.ld);
 }
 
 static void layer_forward(sn_network *net, int64_t l, const sn_pass *pass)

@@ -5,11 +5,13 @@
 #include "vector.h"
 
 /* A tile of outputs is kept in registers over all rows of the sum: those that are listed, or
-   successive ones, for which there is nothing to look up. Coefficients have an index in
-   common: GCC would count on each unit's pointer. */
+   successive ones, which are one at least, for which there is nothing to look up. The units'
+   coefficients have an index in common: GCC would count on the pointer of each. */
+#define BEFORE_LISTED 0
 #define LISTED                                                                         \
     at = rows[r] * ld_row;                                                             \
     row = rows[r] * ld_v;
+#define BEFORE_SUCCESSIVE (rows[0] - 1)
 #define SUCCESSIVE                                                                     \
     at += ld_row;                                                                      \
     row += ld_v;                                                                       \
@@ -33,7 +35,7 @@
         EACH_UNIT(OUT)                                                                 \
         EACH_UNIT(COEFFICIENT)                                                         \
         EACH_UNIT(START##WITH)                                                         \
-        int64_t at = (rows[0] - 1) * ld_row, row = (rows[0] - 1) * ld_v;               \
+        int64_t at = BEFORE_##NEXT * ld_row, row = BEFORE_##NEXT * ld_v;               \
         SN_UNROLL_4                                                                    \
         for (int64_t r = 0; r < n_rows; r++) {                                         \
             NEXT                                                                       \
@@ -74,7 +76,9 @@ DEFINE_SUM_TILE(4, 1)
 DEFINE_SUM_TILE(1, 8)
 DEFINE_SUM_TILE(1, 4)
 DEFINE_SUM_TILE(1, 1)
+#undef BEFORE_LISTED
 #undef LISTED
+#undef BEFORE_SUCCESSIVE
 #undef SUCCESSIVE
 #undef START
 #undef OUT
@@ -224,7 +228,7 @@ static void weighted_sums(float *out, int64_t ld_out, const int32_t *units,
         }
     }
     s.n_units = 1;
-    for (int64_t i = tiled; i < n_units; i++)
+    for (int64_t i = tiled; n_rows > 0 && i < n_units; i++)
         for (int64_t d = 0, end; d < n; d = end) {
             const sum_tile *tile = choose_sum(1, (n - d) / SN_LANES);
             end = d + tile->vectors * SN_LANES;
