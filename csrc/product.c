@@ -366,23 +366,6 @@ static void dot_products_of_unit(float *out, const float *w, float bias,
 
 /* ---- Experts --------------------------------------------------------------------- */
 
-/* The first gate from k on with rows, or `end`. */
-static int64_t next_listed(const int32_t *count, int64_t k, int64_t end)
-{
-    while (k < end && count[k] == 0)
-        k++;
-    return k;
-}
-
-/* Rows listed for gates [first, end) */
-static int64_t listed_rows(const int32_t *count, int64_t first, int64_t end)
-{
-    int64_t listed = 0;
-    for (int64_t k = first; k < end; k++)
-        listed += count[k];
-    return listed;
-}
-
 /* Units that go through a large mini-batch part by part. */
 enum { UNITS_TOGETHER = 64 };
 
@@ -421,14 +404,14 @@ static void experts_on_piece(float *H, int64_t ld_rows, const sn_parameters *exp
 {
     const int64_t ld = expert->ld;
     /* with few rows asking for weights costs more than it saves */
-    const int prefetches = listed_rows(count, first, end) > end - first;
+    const int64_t end_asked = listed_rows(count, first, end) > end - first ? end : first;
     dot_pairs pairs = {.add = d > 0};
     int32_t done[UNITS_TOGETHER] = {0};
-    for (int64_t until = part; until < ld_rows + part; until += part)
-        for (int64_t k = next_listed(count, first, end), next; k < end; k = next) {
-            next = next_listed(count, k + 1, end);
-            if (prefetches && next < end)
-                sn_prefetch(expert->weight + next * ld + d, piece->n);
+    for (int64_t until = part; until < ld_rows + part; until += part) {
+        coming_weights coming = coming_from(expert, d, piece->n, count, first, end_asked);
+        for (int64_t k = next_listed(count, first, end); k < end;
+             k = next_listed(count, k + 1, end)) {
+            ask_for_next(&coming);
             const int32_t *own = rows + k * ld_rows;
             int32_t n = count[k];
             if (part < ld_rows)
@@ -437,6 +420,7 @@ static void experts_on_piece(float *H, int64_t ld_rows, const sn_parameters *exp
                                  expert->bias ? expert->bias[k] : 0.0f, piece, own, n,
                                  &pairs);
         }
+    }
     finish_pairs(&pairs);
 }
 

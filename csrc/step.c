@@ -142,10 +142,10 @@ static void update_listed_units(sn_parameters *p, int64_t first, int64_t end,
         return;
     for (int64_t d = 0; d < p->ld; d += columns) {
         const int64_t n = smaller(columns, p->ld - d);
-        for (int64_t k = next_listed(count, first, end), next; k < end; k = next) {
-            next = next_listed(count, k + 1, end);
-            if (next < end)
-                sn_prefetch(p->weight + next * p->ld + d, n);
+        coming_weights coming = coming_from(p, d, n, count, first, end);
+        for (int64_t k = next_listed(count, first, end); k < end;
+             k = next_listed(count, k + 1, end)) {
+            ask_for_next(&coming);
             const int64_t i = k - first;
             const unit_gradient of = {c + k * ld_rows, x, rows + k * ld_rows, count[k]};
             if (d == 0)

@@ -33,14 +33,18 @@ SN_INLINE void sn_store(float *p, sn_vec v)
     *(sn_memory_vec *)p = v;
 }
 
-/* Asks for n floats that are needed soon. Always inline: GCC takes a function that does
-   nothing else for one without effect, and drops its calls. */
-SN_INLINE void sn_prefetch(const float *p, int64_t n)
-{
-    enum { LINE = 16 };
-    for (int64_t i = 0; i < n; i += LINE)
-        __builtin_prefetch(p + i);
-}
+/* Asks for n floats that are needed soon, or into L2 alone. Always inline: GCC takes a function
+   that does nothing else for one without effect, and drops its calls. */
+#define SN_DEFINE_PREFETCH(NAME, LOCALITY)                                             \
+    SN_INLINE void NAME(const float *p, int64_t n)                                     \
+    {                                                                                  \
+        enum { LINE = 16 };                                                            \
+        for (int64_t i = 0; i < n; i += LINE)                                          \
+            __builtin_prefetch(p + i, 0, LOCALITY);                                    \
+    }
+SN_DEFINE_PREFETCH(sn_prefetch, 3)
+SN_DEFINE_PREFETCH(sn_prefetch_L2, 2)
+#undef SN_DEFINE_PREFETCH
 
 /* Loads v once, for several uses: GCC would read it from memory again at each of them, and
    a tile that has all its operands in cache waits for nothing but loads. */

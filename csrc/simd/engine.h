@@ -13,6 +13,7 @@
 #include "../estimators/table.h"
 #include "../penalties/table.h"
 #include "../gate.c"
+#include "../listed.c"
 #include "../product.c"
 #include "../sums.c"
 #include "../columns.c"

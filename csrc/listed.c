@@ -1,0 +1,76 @@
+/* Units with rows, one after the other, and asking for the weights of those that come: the
+ * processor does not foresee them, and where they are far away they are most of the time.
+ */
+#include "stochnet.h"
+#include "vector.h"
+
+/* The first gate from k on with rows, or `end`. */
+static int64_t next_listed(const int32_t *count, int64_t k, int64_t end)
+{
+    while (k < end && count[k] == 0)
+        k++;
+    return k;
+}
+
+/* Rows listed for gates [first, end) */
+static int64_t listed_rows(const int32_t *count, int64_t first, int64_t end)
+{
+    int64_t listed = 0;
+    for (int64_t k = first; k < end; k++)
+        listed += count[k];
+    return listed;
+}
+
+/* Whether rows of p are better asked for some units ahead, into L2, than all at once where the
+   next unit reads them: where they come from memory and the processor is one of AMD's (Zen 3
+   and 4). There a row fills the buffers between L1 and L2, for which rows of x wait as long as
+   memory takes. On Intel's, and where weights come from L3, it was slower. */
+static int asks_far_ahead(const sn_parameters *p)
+{
+#if defined(__x86_64__)
+    enum { L3_FLOATS = 1 << 22 };
+    return p->n_rows * p->ld > L3_FLOATS && __builtin_cpu_is("amd");
+#else
+    (void)p;
+    return 0;
+#endif
+}
+
+/* Floats [d, d + n) of the weights of listed units, which are asked for one after the other. */
+typedef struct {
+    const float *weight; /* of unit 0, from d on */
+    int64_t ld, n;
+    const int32_t *count;
+    int64_t end;
+    int64_t asked; /* units before it have been asked for, or are not to be */
+    int far;
+} coming_weights;
+
+/* Asks for those of one unit more. */
+SN_INLINE void ask_for_next(coming_weights *coming)
+{
+    const int64_t k = next_listed(coming->count, coming->asked, coming->end);
+    const float *weight = coming->weight + k * coming->ld;
+    coming->asked = k + 1;
+    if (k >= coming->end)
+        return;
+    if (coming->far)
+        sn_prefetch_L2(weight, coming->n);
+    else
+        sn_prefetch(weight, coming->n);
+}
+
+/* Those of units [first, end) of p, to be asked for one unit before each: the first have been
+   then. */
+static coming_weights coming_from(const sn_parameters *p, int64_t d, int64_t n,
+                                  const int32_t *count, int64_t first, int64_t end)
+{
+    enum { UNITS_AHEAD = 3 };
+    const int64_t second = next_listed(count, first, end) + 1;
+    coming_weights coming = {p->weight + d, p->ld, n,
+                             count,         end,   second,
+                             asks_far_ahead(p)};
+    for (int i = 1; coming.far && i < UNITS_AHEAD; i++)
+        ask_for_next(&coming);
+    return coming;
+}
