@@ -403,8 +403,9 @@ static void experts_on_piece(float *H, int64_t ld_rows, const sn_parameters *exp
                              const int32_t *count, int64_t first, int64_t end, int64_t part)
 {
     const int64_t ld = expert->ld;
-    /* with few rows asking for weights costs more than it saves */
-    const int64_t end_asked = listed_rows(count, first, end) > end - first ? end : first;
+    /* with few rows asking for weights costs more than it saves, but where it is done ahead */
+    const int asks = listed_rows(count, first, end) > end - first || asks_far_ahead(expert);
+    const int64_t end_asked = asks ? end : first;
     dot_pairs pairs = {.add = d > 0};
     int32_t done[UNITS_TOGETHER] = {0};
     for (int64_t until = part; until < ld_rows + part; until += part) {
