@@ -5,7 +5,7 @@
 #include "vector.h"
 
 /* The first gate from k on with rows, or `end`. */
-static int64_t next_listed(const int32_t *count, int64_t k, int64_t end)
+SN_INLINE int64_t next_listed(const int32_t *count, int64_t k, int64_t end)
 {
     while (k < end && count[k] == 0)
         k++;
@@ -25,7 +25,7 @@ static int64_t listed_rows(const int32_t *count, int64_t first, int64_t end)
    next unit reads them: where they come from memory and the processor is one of AMD's (Zen 3
    and 4). There a row fills the buffers between L1 and L2, for which rows of x wait as long as
    memory takes. On Intel's, and where weights come from L3, it was slower. */
-static int asks_far_ahead(const sn_parameters *p)
+SN_INLINE int asks_far_ahead(const sn_parameters *p)
 {
 #if defined(__x86_64__)
     enum { L3_FLOATS = 1 << 22 };
@@ -46,7 +46,7 @@ typedef struct {
     int far;
 } coming_weights;
 
-/* Asks for those of one unit more. */
+/* Asks for those of one unit more: to be called before each unit. */
 SN_INLINE void ask_for_next(coming_weights *coming)
 {
     const int64_t k = next_listed(coming->count, coming->asked, coming->end);
@@ -60,16 +60,19 @@ SN_INLINE void ask_for_next(coming_weights *coming)
         sn_prefetch(weight, coming->n);
 }
 
-/* Those of units [first, end) of p, to be asked for one unit before each: the first have been
-   then. */
-static coming_weights coming_from(const sn_parameters *p, int64_t d, int64_t n,
-                                  const int32_t *count, int64_t first, int64_t end)
+/* Those of units [first, end) of p, but of the first, which is too near. */
+SN_INLINE coming_weights coming_from(const sn_parameters *p, int64_t d, int64_t n,
+                                     const int32_t *count, int64_t first, int64_t end)
 {
     enum { UNITS_AHEAD = 3 };
     const int64_t second = next_listed(count, first, end) + 1;
-    coming_weights coming = {p->weight + d, p->ld, n,
-                             count,         end,   second,
-                             asks_far_ahead(p)};
+    coming_weights coming = {.weight = p->weight + d,
+                             .ld = p->ld,
+                             .n = n,
+                             .count = count,
+                             .end = end,
+                             .asked = second,
+                             .far = asks_far_ahead(p)};
     for (int i = 1; coming.far && i < UNITS_AHEAD; i++)
         ask_for_next(&coming);
     return coming;
