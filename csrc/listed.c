@@ -21,10 +21,10 @@ static int64_t listed_rows(const int32_t *count, int64_t first, int64_t end)
     return listed;
 }
 
-/* Whether rows of p are better asked for some units ahead, into L2, than all at once where the
-   next unit reads them: where they come from memory and the processor is one of AMD's (Zen 3
-   and 4). There a row fills the buffers between L1 and L2, for which rows of x wait as long as
-   memory takes. On Intel's, and where weights come from L3, it was slower. */
+/* Whether rows of p are asked for some units ahead, into L2, and not one unit ahead, into L1:
+   where they come from memory and the processor is AMD's. As measured on its Zen 4, a row then
+   fills the buffers between L1 and L2, for which rows of x wait as long as memory takes. On
+   Intel's processors with AVX-512, and where weights come from L3, asking ahead was slower. */
 SN_INLINE int asks_far_ahead(const sn_parameters *p)
 {
 #if defined(__x86_64__)
@@ -50,14 +50,13 @@ typedef struct {
 SN_INLINE void ask_for_next(coming_weights *coming)
 {
     const int64_t k = next_listed(coming->count, coming->asked, coming->end);
-    const float *weight = coming->weight + k * coming->ld;
     coming->asked = k + 1;
     if (k >= coming->end)
         return;
     if (coming->far)
-        sn_prefetch_L2(weight, coming->n);
+        sn_prefetch_L2(coming->weight + k * coming->ld, coming->n);
     else
-        sn_prefetch(weight, coming->n);
+        sn_prefetch(coming->weight + k * coming->ld, coming->n);
 }
 
 /* Those of units [first, end) of p, but of the first, which is too near. */
