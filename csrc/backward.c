@@ -120,7 +120,7 @@ static void gate_and_experts_backward(sn_network *net, int64_t l, int64_t k,
 
 /* Asks for what the gradients of gate k of the last layer read first: rows that were written
    upwards, long ago, and that the processor does not foresee. The list of rows comes before
-   what it is the key to: its first 32 are all where a tenth of 256 is active. */
+   what it is the key to: its first 32 are mostly all where a tenth of 256 is active. */
 SN_INLINE void prefetch_gate(const sn_network *net, const sn_layer *layer, int64_t k)
 {
     const int64_t ld = net->ld_rows, G = layer->experts_per_gate;
