@@ -167,16 +167,14 @@ DEFINE_TILE(input_tile, , INPUT, )
    next units. They need not exist. */
 SN_INLINE void prefetch_block(const block_units *of, int64_t k)
 {
-    enum { LINE = 16 };
     const int64_t width = of->in->width;
     int64_t place = k * width;
     if (place >= of->ld_w)
         place += (UNITS_AT_ONCE - 1) * of->ld_w;
-    for (int64_t i = 0; i < UNITS_AT_ONCE; i++)
-        for (int64_t line = 0; line < width; line += LINE) {
-            const uintptr_t bytes = (uintptr_t)((i * of->ld_w + place + line) * 4);
-            __builtin_prefetch((const void *)((uintptr_t)of->unit[0] + bytes), 0, 2);
-        }
+    for (int64_t i = 0; i < UNITS_AT_ONCE; i++) {
+        const uintptr_t bytes = (uintptr_t)((i * of->ld_w + place) * 4);
+        sn_prefetch_L2((const float *)((uintptr_t)of->unit[0] + bytes), width);
+    }
 }
 
 /* Asks for weights that are needed soon. With many rows those are a block's some blocks
