@@ -259,18 +259,12 @@ static sn_draw layer_draw(const sn_pass *pass, int64_t l)
     return draw;
 }
 
-/* Columns of the input, for experts that are all computed. The hidden units' barrier comes
-   before these. */
+/* Columns of the input, for hidden units and for experts that are all computed. */
 static void transpose_input(const sn_network *net, int64_t l, const sn_pass *pass)
 {
     const sn_input in = whole_input_of(net, l, pass);
-    if (!computes_all(net->layers + l, pass) || !in.columns)
-        return;
-#pragma omp for schedule(static) nowait
-    for (int64_t b = 0; b < pass->n_rows; b += SN_PAD)
-        transpose(net->input_columns + b, sn_row_length(pass->n_rows),
-                  in.rows.x + b * in.rows.ld, in.rows.ld,
-                  smaller(SN_PAD, pass->n_rows - b), in.rows.ld);
+    if (in.columns)
+        pack_columns(net->input_columns, in.rows.x, in.rows.ld, pass->n_rows, in.rows.ld, 0);
 }
 
 static void layer_forward(sn_network *net, int64_t l, const sn_pass *pass)

@@ -49,7 +49,7 @@ static sn_input whole_input_of(const sn_network *net, int64_t l, const sn_pass *
     sn_input in = input_of(net, l, pass->index);
     in.nonzeros = l == 0 && pass->is_sparse ? &net->nonzeros : NULL;
     in.panel = pass->gradient;
-    if (!in.nonzeros && !in.has_blocks && (l > 0 || !pass->skips_chunks))
+    if (pass->training && !in.nonzeros && !in.has_blocks && (l > 0 || !pass->skips_chunks))
         in.columns = columns_of(net->input_columns, in.rows.ld, pass);
     return in;
 }
@@ -63,27 +63,78 @@ static void tanh_row(float *x, int64_t n)
         x[i] = sn_tanh(x[i]);
 }
 
-/* U = tanh(x Wb' + bb), (B, M) */
-static void hidden_forward(const sn_network *net, int64_t l, const sn_pass *pass)
+/* U = tanh(x Wb' + bb) of panels [first, end) and units [m, m + n), and their columns, both
+   from those of the input: all panels for some columns of it, whose weights stay in cache. */
+static void hidden_of_panels(sn_layer *layer, const sn_input *in, float *columns,
+                             int64_t n_rows, int64_t first, int64_t end, int64_t m, int64_t n)
 {
-    const int64_t n_rows = pass->n_rows;
-    sn_layer *layer = net->layers + l;
-    const sn_input in = whole_input_of(net, l, pass);
-    const int64_t width = panel_width(layer->n_hidden), ld = layer->ld_hidden;
-    float *columns = columns_of(net->hidden_columns, ld, pass);
+    const sn_parameters *p = &layer->hidden;
+    const int64_t M = layer->n_hidden, ld = layer->ld_hidden;
+    for (int64_t d = 0; d < p->ld; d += COLUMNS_TOGETHER)
+        for (int64_t i = first; i < end; i++) {
+            const sn_part rows = panel_at(n_rows, i);
+            const int64_t width = rows.end - rows.first;
+            add_columns(columns + rows.first * ld + m * width, width, p->weight + m * p->ld,
+                        p->ld, p->bias + m, n, in->columns + rows.first * p->ld, width, d,
+                        p->ld, i == first ? n : 0);
+        }
+    for (int64_t i = first; i < end; i++) {
+        const sn_part rows = panel_at(n_rows, i);
+        const int64_t width = rows.end - rows.first;
+        float *panel = columns + rows.first * ld + m * width;
+        tanh_row(panel, n * width);
+        transpose_groups(layer->hidden_output + rows.first * ld + m, SN_LANES * ld, ld, panel,
+                         width, n, padded(n), width);
+        if (m + n == M)
+            memset(panel + n * width, 0, (size_t)((ld - M) * width) * sizeof *panel);
+    }
+}
+
+/* All panels and units. */
+static void hidden_of_columns(sn_layer *layer, const sn_input *in, float *columns,
+                              const sn_pass *pass)
+{
+    enum { PANELS = (PANEL_ROWS - 1) / (3 * SN_LANES) + 1 };
+    const int64_t n_panels = panel_count(pass->n_rows), M = layer->n_hidden;
+    const int64_t width = panel_width(M);
+#pragma omp for schedule(static) collapse(2)
+    for (int64_t m = 0; m < M; m += width)
+        for (int64_t first = 0; first < n_panels; first += PANELS)
+            hidden_of_panels(layer, in, columns, pass->n_rows, first,
+                             smaller(first + PANELS, n_panels), m, smaller(width, M - m));
+}
+
+/* The same row by row. */
+static void hidden_of_rows(const sn_network *net, sn_layer *layer, const sn_input *in,
+                           const sn_pass *pass)
+{
+    const int64_t n_rows = pass->n_rows, ld = layer->ld_hidden;
+    const int64_t width = panel_width(layer->n_hidden);
 #pragma omp for schedule(static) collapse(2)
     for (int64_t first = 0; first < n_rows; first += PANEL_ROWS)
         for (int64_t m = 0; m < layer->n_hidden; m += width) {
             const int64_t n = smaller(width, layer->n_hidden - m);
             const int64_t rows = smaller(PANEL_ROWS, n_rows - first);
             float *U = layer->hidden_output + m;
-            row_products(U, 1, ld, &layer->hidden, m, n, &in, net->indices + first, rows);
+            row_products(U, 1, ld, &layer->hidden, m, n, in, net->indices + first, rows);
             for (int64_t b = first; b < first + rows; b++)
                 tanh_row(U + b * ld, padded(n));
-            if (columns)
-                transpose(columns + m * sn_row_length(n_rows) + first, sn_row_length(n_rows),
-                          U + first * ld, ld, rows, padded(n));
         }
+}
+
+static void hidden_forward(const sn_network *net, int64_t l, const sn_pass *pass)
+{
+    sn_layer *layer = net->layers + l;
+    const sn_input in = whole_input_of(net, l, pass);
+    float *columns = columns_of(net->hidden_columns, layer->ld_hidden, pass);
+    if (in.columns && columns) {
+        hidden_of_columns(layer, &in, columns, pass);
+        return;
+    }
+    hidden_of_rows(net, layer, &in, pass);
+    if (columns)
+        pack_columns(columns, layer->hidden_output, layer->ld_hidden, pass->n_rows,
+                     layer->ld_hidden, !pass->training);
 }
 
 /* out (units, B) = W x' + bias for units [first, end) of p on every row: gates on U, or
@@ -97,8 +148,7 @@ static void unit_major_products(float *out, const sn_network *net, const sn_para
     const float *w = p->weight + first * p->ld, *bias = p->bias + first;
     out += first * ld;
     if (in->columns && pass->training)
-        column_products(out, ld, w, p->ld, bias, n_units, in->columns, net->indices, n_rows,
-                        p->ld);
+        column_products(out, ld, w, p->ld, bias, n_units, in->columns, n_rows, p->ld);
     else if (in->columns && n_units >= LEAST)
         column_products_by_lane(out, ld, w, p->ld, bias, n_units, in->columns, n_rows, p->ld);
     else

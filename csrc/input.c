@@ -10,7 +10,7 @@ typedef struct {
     sn_blocks blocks;
     const sn_nonzeros *nonzeros; /* NULL where sparse_products would not pay */
     float *panel;                /* scratch for it, (UPDATE_UNITS, ld) */
-    const float *columns;        /* (ld, sn_row_length(n_rows)) the rows transposed; NULL where
+    const float *columns;        /* the rows transposed, see pack_columns; NULL where
                                     column_products would not pay */
 } sn_input;
 

@@ -17,6 +17,11 @@ static inline int64_t smaller(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+static inline int64_t larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
 /* Units [first, end) of those that threads share. */
 typedef struct {
     int64_t first, end;
@@ -142,25 +147,22 @@ static inline int64_t sn_partials_size(const sn_network *net)
     return most;
 }
 
-/* Floats of the columns of rows of n floats. */
-static inline int64_t columns_size(const sn_network *net, int64_t n)
+/* Floats of the columns of any layer's input, */
+static inline int64_t sn_input_columns_size(const sn_network *net)
 {
-    if (n <= SHORT_ROW)
-        return n * sn_row_length(net->ld_rows);
-    return n <= PIECE ? n * smaller(net->ld_rows, COLUMN_ROWS) : 0;
+    int64_t longest = 0;
+    for (int64_t l = 0; l < net->n_layers; l++)
+        longest = larger(longest, net->layers[l].ld_inputs);
+    return longest * net->ld_rows;
 }
 
-/* Those of any layer's input or hidden units, at most. */
-static inline int64_t sn_columns_size(const sn_network *net)
+/* and of any layer's hidden units. */
+static inline int64_t sn_hidden_columns_size(const sn_network *net)
 {
-    int64_t most = 0;
-    for (int64_t l = 0; l < net->n_layers; l++) {
-        const int64_t inputs = columns_size(net, net->layers[l].ld_inputs);
-        const int64_t hidden = columns_size(net, net->layers[l].ld_hidden);
-        const int64_t size = inputs > hidden ? inputs : hidden;
-        most = size > most ? size : most;
-    }
-    return most;
+    int64_t longest = 0;
+    for (int64_t l = 0; l < net->n_layers; l++)
+        longest = larger(longest, net->layers[l].ld_hidden);
+    return longest * net->ld_rows;
 }
 
 /* Entries of `indices`: for the rows of a batch and the experts of a gate. */

@@ -268,7 +268,7 @@ typedef struct {
     sn_nonzeros nonzeros;   /* (B) its nonzeros, in training */
     /* rows of a layer's hidden units and, in training, of its input, transposed: see
        columns.c */
-    float *input_columns, *hidden_columns; /* (sn_columns_size) */
+    float *input_columns, *hidden_columns; /* (sn_input_columns_size and so on) */
     int32_t *target;        /* (B) */
     const int32_t *indices; /* (sn_index_count) 0, 1, 2, ... */
     float *partials;        /* (sn_partials_size) sums of blocks of gates */

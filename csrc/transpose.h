@@ -44,22 +44,32 @@
 #define SN_TRANSPOSE SN_ROUND(v, p) SN_ROUND(p, t)
 #endif
 
-/* OUT out (n, ld_out), as many columns of it as rows are padded to, those behind the last
-   row zero. IN x (n_rows, ld_x), n a multiple of SN_PAD. */
-static void transpose(float *out, int64_t ld_out, const float *x, int64_t ld_x,
-                      int64_t n_rows, int64_t n)
+/* Columns of x, of which successive SN_LANES are a group: group g's column i is at
+   g * ld_group + i * ld_lane. OUT out, `width` floats of each, a multiple of SN_LANES; those
+   behind the last row are zero. IN x (n_rows, ld_x), n a multiple of SN_PAD. */
+static void transpose_groups(float *out, int64_t ld_group, int64_t ld_lane, const float *x,
+                             int64_t ld_x, int64_t n_rows, int64_t width, int64_t n)
 {
 #define LOAD(i)                                                                        \
     const sn_vec v##i = r + i < n_rows ? sn_load(x + (r + i) * ld_x + d) : (sn_vec){0};
-#define STORE(i) sn_store(out + (d + i) * ld_out + r, t##i);
-    for (int64_t r = 0; r < padded(n_rows); r += SN_LANES)
+#define STORE(i) sn_store(group + i * ld_lane + r, t##i);
+    for (int64_t r = 0; r < width; r += SN_LANES)
         for (int64_t d = 0; d < n; d += SN_LANES) {
+            float *group = out + d / SN_LANES * ld_group;
             SN_EACH_LANE(LOAD)
             SN_TRANSPOSE
             SN_EACH_LANE(STORE)
         }
 #undef LOAD
 #undef STORE
+}
+
+/* OUT out (n, ld_out), as many columns of it as rows are padded to, those behind the last
+   row zero. IN x (n_rows, ld_x), n a multiple of SN_PAD. */
+static void transpose(float *out, int64_t ld_out, const float *x, int64_t ld_x,
+                      int64_t n_rows, int64_t n)
+{
+    transpose_groups(out, SN_LANES * ld_out, ld_out, x, ld_x, n_rows, padded(n_rows), n);
 }
 
 #endif

@@ -193,9 +193,12 @@ def test_step_on_short_rows(name, options, shape):
     check_step(network, X, y, step=0)
 
 
-# Longer ones are in mini-batches of 32, 48, ... 96 rows, 256 inputs at a time, but for
-# those of a network's input that has chunks of zeros.
+# Longer ones are as well, 128 inputs at a time, but for those of a network's input that
+# has chunks of zeros; with AVX-512 in mini-batches of 32, 48, ... 96 rows alone.
 LONG = {
+    "two vectors of eight": Shape(16, 150, (141,), (75,), 3),
+    "two vectors twice": Shape(25, 270, (138,), (73,), 3),
+    "a piece and more": Shape(80, 1500, (140,), (74,), 3),
     "the fewest rows": Shape(32, 129, (130,), (70,), 3),
     "the most": Shape(96, 300, (600,), (70,), 3),
     "more": Shape(112, 300, (270,), (70,), 3),

@@ -14,6 +14,8 @@ SHAPES = {
     "1 of all": Shape(19, 1, (1,), (1,), 2),
     "panels": Shape(300, 40, (260,), (530,), 10),
     "long rows": Shape(45, 700, (33,), (66,), 17),
+    "hidden units of a piece": Shape(40, 8, (1008,), (33,), 3),
+    "more than a piece": Shape(40, 8, (1009,), (33,), 3),
     "blocks": Shape(37, 18, (17, 6), (112, 40), 4, (16, 5)),
     "classes": Shape(37, 18, (17,), (200,), 70),
     "classes and gates": Shape(19, 5, (4,), (1200,), 70),

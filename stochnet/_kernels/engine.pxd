@@ -320,7 +320,8 @@ cdef extern from "layout.h":
     int64_t sn_nonzeros_length(int64_t n) noexcept nogil
     bint sn_has_many_classes(const sn_network *net) noexcept nogil
     int64_t sn_partials_size(const sn_network *net) noexcept nogil
-    int64_t sn_columns_size(const sn_network *net) noexcept nogil
+    int64_t sn_input_columns_size(const sn_network *net) noexcept nogil
+    int64_t sn_hidden_columns_size(const sn_network *net) noexcept nogil
     int64_t sn_index_count(const sn_network *net) noexcept nogil
     int64_t sn_scratch_size(const sn_network *net) noexcept nogil
 

@@ -6,7 +6,8 @@ from libc.stdlib cimport calloc, free
 from stochnet._kernels.arrays cimport Nonzeros, floats, integers, long_integers
 from stochnet._kernels.engine cimport (
     SN_BASELINE_MEAN, SN_BASELINE_NONE, SN_BASELINE_UNIT, SN_CREDIT_PROBE,
-    engine, padded, sn_columns_size, sn_draw, sn_examples, sn_has_many_classes,
+    engine, padded, sn_draw, sn_examples, sn_has_many_classes, sn_hidden_columns_size,
+    sn_input_columns_size,
     sn_index_count, sn_layer, sn_network, sn_partials_size, sn_piece_count,
     sn_row_length, sn_scratch_size,
 )
@@ -116,8 +117,8 @@ cdef class NetworkKernels:
             ("logit_gradient_t", self.training * net.n_classes * B),
             ("probability_t", self.training * net.n_classes * B),
             ("loss", B),
-            ("input_columns", self.training * sn_columns_size(net)),
-            ("hidden_columns", sn_columns_size(net)),
+            ("input_columns", self.training * sn_input_columns_size(net)),
+            ("hidden_columns", sn_hidden_columns_size(net)),
             ("scratch", self.n_threads * net.scratch_size),
         ]
         for i in range(net.n_layers):
