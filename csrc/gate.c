@@ -125,7 +125,7 @@ static void draw_noise(float *z, const sn_unit *unit, const sn_noise *noise,
 
 /* Gates of a strip as they fire in training: h = f(a, z), Eq. 1.
    IN layer->a. OUT layer->a as the value saw it, layer->h, layer->rows and count;
-   scratch->probability; returns the strip's row for what follows. */
+   scratch->probability and its slope; returns the strip's row for what follows. */
 static sn_unit_row gate_forward(sn_layer *layer, const gate_strip *strip,
                                 const sn_draw *draw, const gate_scratch *scratch)
 {
@@ -140,7 +140,7 @@ static sn_unit_row gate_forward(sn_layer *layer, const gate_strip *strip,
     draw_noise(scratch->z, unit, noise, draw, strip);
     if (unit->gate_noise && (noise->additive || noise->quantiles))
         add_gate_noise(&row, a, scratch->noisy, draw, strip);
-    unit->probability(scratch->probability, &row);
+    unit->probability(scratch->probability, scratch->probability_slope, &row);
     unit->forward(h, &row);
     for (int64_t k = strip->first; k < strip->first + strip->n_gates; k++) {
         int32_t *rows = layer->rows + k * ld;
@@ -214,11 +214,8 @@ static void gate_penalty(sn_layer *layer, const gate_strip *strip,
     sn_penalty_row row = {strip->n_gates, ld, padded(strip->n_rows), strip->n_rows, h, NULL,
                           scratch->probability, NULL, *layer->penalty_weight,
                           layer->density};
-    if (unit->probability_derivative) {
-        unit->probability_derivative(scratch->probability_slope, scratch->probability,
-                                     unit_row);
+    if (unit->smooth_probability)
         row.dp_da = scratch->probability_slope;
-    }
     if (unit->derivative) {
         unit->derivative(scratch->slope, h, unit_row);
         row.dh_da = scratch->slope;

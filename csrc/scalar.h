@@ -92,6 +92,14 @@ static inline float sn_sigmoid(float x)
     return 1.0f / (1.0f + sn_exp(-x));
 }
 
+/* The same; OUT complement: 1 - sigm(x), without cancellation where that is near 0. */
+static inline float sn_sigmoid_and(float *complement, float x)
+{
+    const float e = sn_exp(-x), p = 1.0f / (1.0f + e);
+    *complement = p * e;
+    return p;
+}
+
 static inline float sn_tanh(float x)
 {
     const float magnitude = fabsf(x);

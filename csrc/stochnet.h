@@ -78,10 +78,10 @@ typedef struct {
     void (*forward)(float *h, const sn_unit_row *row);
     /* dh/da for fixed noise, given h; NULL where it is zero almost everywhere */
     void (*derivative)(float *dh, const float *h, const sn_unit_row *row);
-    /* P(h != 0 | a) and its derivative; NULL derivative: it does not depend on a
-       smoothly, so no penalty can act through it */
-    void (*probability)(float *p, const sn_unit_row *row);
-    void (*probability_derivative)(float *dp, const float *p, const sn_unit_row *row);
+    int32_t smooth_probability; /* else no penalty can act through it */
+    /* P(h != 0 | a) and, where it depends on a smoothly, its derivative: both at once, as
+       they have the exponential in common. OUT p, dp (n), which is left alone elsewhere */
+    void (*probability)(float *p, float *dp, const sn_unit_row *row);
     /* deterministic counterpart: names of the choices, NULL-terminated, and the
        value of choice v for a gate that fires */
     const char *values[3];

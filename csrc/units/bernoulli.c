@@ -9,6 +9,12 @@ static void bernoulli_forward(float *restrict h, const sn_unit_row *row)
         h[b] = row->z[b] < row->p[b] ? 1.0f : 0.0f;
 }
 
+static void bernoulli_probability(float *restrict p, float *restrict dp,
+                                  const sn_unit_row *row)
+{
+    sigmoid_probability(p, dp, row->a, 1.0f, 0.0f, row->n);
+}
+
 static void bernoulli_value(float *restrict h, int32_t choice, const sn_unit_row *row)
 {
     (void)choice;
@@ -27,8 +33,8 @@ static const sn_unit bernoulli = {
     .name = "bernoulli",
     .z = SN_Z_UNIFORM,
     .forward = bernoulli_forward,
-    .probability = sigmoid_of_a,
-    .probability_derivative = sigmoid_slope,
+    .smooth_probability = 1,
+    .probability = bernoulli_probability,
     .values = {"one"},
     .value = bernoulli_value,
     .positive_above = positive_everywhere,

@@ -35,20 +35,10 @@ static void hard_concrete_derivative(float *restrict dh, const float *restrict h
 }
 
 /* P(h != 0) = sigm(a - T log(-LOW / HIGH)): its sum over gates is the L0 norm */
-static void hard_concrete_probability(float *restrict p, const sn_unit_row *row)
+static void hard_concrete_probability(float *restrict p, float *restrict dp,
+                                      const sn_unit_row *row)
 {
-    const float shift = row->temperature * HARD_EDGE;
-    for (int64_t b = 0; b < row->n; b++)
-        p[b] = sn_sigmoid(row->a[b] + shift);
-}
-
-static void hard_concrete_probability_derivative(float *restrict dp,
-                                                 const float *restrict p,
-                                                 const sn_unit_row *row)
-{
-    const float shift = row->temperature * HARD_EDGE;
-    for (int64_t b = 0; b < row->n; b++)
-        dp[b] = p[b] * sn_sigmoid(-(row->a[b] + shift));
+    sigmoid_probability(p, dp, row->a, 1.0f, row->temperature * HARD_EDGE, row->n);
 }
 
 /* E[h | a] = integral of P(h > t) over [0, 1] = integral of sigm(a - T x) dh(x), x the
@@ -100,8 +90,8 @@ static const sn_unit hard_concrete = {
     .default_temperature = 2.0f / 3.0f, /* of the paper */
     .forward = hard_concrete_forward,
     .derivative = hard_concrete_derivative,
+    .smooth_probability = 1,
     .probability = hard_concrete_probability,
-    .probability_derivative = hard_concrete_probability_derivative,
     .values = {"mean", "clamped"},
     .value = hard_concrete_value,
     .positive_above = hard_concrete_positive_above,

@@ -10,28 +10,17 @@ static void noisy_rectifier_forward(float *restrict h, const sn_unit_row *row)
 }
 
 /* Gaussian: Phi(a / scale). Logistic: sigm(a / scale), Proposition 1 (a). */
-static void noisy_rectifier_probability(float *restrict p, const sn_unit_row *row)
+static void noisy_rectifier_probability(float *restrict p, float *restrict dp,
+                                        const sn_unit_row *row)
 {
     const float inverse = 1.0f / row->noise->scale;
     if (row->noise->additive == SN_LOGISTIC)
-        for (int64_t b = 0; b < row->n; b++)
-            p[b] = sn_sigmoid(row->a[b] * inverse);
+        sigmoid_probability(p, dp, row->a, inverse, 0.0f, row->n);
     else
-        for (int64_t b = 0; b < row->n; b++)
+        for (int64_t b = 0; b < row->n; b++) {
             p[b] = sn_normal_cdf(row->a[b] * inverse);
-}
-
-static void noisy_rectifier_probability_derivative(float *restrict dp,
-                                                   const float *restrict p,
-                                                   const sn_unit_row *row)
-{
-    const float inverse = 1.0f / row->noise->scale;
-    if (row->noise->additive == SN_LOGISTIC)
-        for (int64_t b = 0; b < row->n; b++)
-            dp[b] = inverse * p[b] * sn_sigmoid(-row->a[b] * inverse);
-    else
-        for (int64_t b = 0; b < row->n; b++)
             dp[b] = inverse * sn_normal_density(row->a[b] * inverse);
+        }
 }
 
 /* 0, "mean": E[h | a]. Logistic: scale softplus(a / scale), Proposition 1 (b).
@@ -73,8 +62,8 @@ static const sn_unit noisy_rectifier = {
     .z = SN_Z_ADDITIVE,
     .forward = noisy_rectifier_forward,
     .derivative = rectifier_derivative,
+    .smooth_probability = 1,
     .probability = noisy_rectifier_probability,
-    .probability_derivative = noisy_rectifier_probability_derivative,
     .values = {"mean", "rectified"},
     .value = noisy_rectifier_value,
     .positive_above = noisy_rectifier_positive_above,

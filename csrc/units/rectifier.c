@@ -6,8 +6,10 @@ static void rectifier_forward(float *restrict h, const sn_unit_row *row)
     rectifier_value(h, 0, row);
 }
 
-static void rectifier_probability(float *restrict p, const sn_unit_row *row)
+static void rectifier_probability(float *restrict p, float *restrict dp,
+                                  const sn_unit_row *row)
 {
+    (void)dp;
     for (int64_t b = 0; b < row->n; b++)
         p[b] = row->a[b] > 0.0f ? 1.0f : 0.0f;
 }

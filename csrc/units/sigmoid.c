@@ -11,7 +11,8 @@ static void sigmoid_forward(float *restrict h, const sn_unit_row *row)
 static void sigmoid_derivative(float *restrict dh, const float *restrict h,
                                const sn_unit_row *row)
 {
-    sigmoid_slope(dh, h, row);
+    for (int64_t b = 0; b < row->n; b++)
+        dh[b] = h[b] * sn_sigmoid(-row->a[b]);
 }
 
 static const sn_unit sigmoid = {

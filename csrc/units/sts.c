@@ -19,17 +19,14 @@ static void sts_derivative(float *restrict dh, const float *restrict h,
         dh[b] = 0.5f * h[b] * sn_sigmoid(-row->a[b]);
 }
 
-static void sts_probability(float *restrict p, const sn_unit_row *row)
+/* d(sqrt p)/da = sqrt(p) (1 - p) / 2 */
+static void sts_probability(float *restrict p, float *restrict dp, const sn_unit_row *row)
 {
-    for (int64_t b = 0; b < row->n; b++)
-        p[b] = sqrtf(sn_sigmoid(row->a_draw[b]));
-}
-
-static void sts_probability_derivative(float *restrict dp, const float *restrict p,
-                                       const sn_unit_row *row)
-{
-    for (int64_t b = 0; b < row->n; b++)
-        dp[b] = 0.5f * p[b] * sn_sigmoid(-row->a_draw[b]);
+    for (int64_t b = 0; b < row->n; b++) {
+        float complement;
+        p[b] = sqrtf(sn_sigmoid_and(&complement, row->a_draw[b]));
+        dp[b] = 0.5f * p[b] * complement;
+    }
 }
 
 /* 0, "mean": E[h | a] = p. 1, "root": sqrt(p), what the gate is when it fires. */
@@ -54,8 +51,8 @@ static const sn_unit sts = {
     .gate_noise = 1,
     .forward = sts_forward,
     .derivative = sts_derivative,
+    .smooth_probability = 1,
     .probability = sts_probability,
-    .probability_derivative = sts_probability_derivative,
     .values = {"mean", "root"},
     .value = sts_value,
     .positive_above = positive_everywhere,

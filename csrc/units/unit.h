@@ -29,17 +29,23 @@ static void sigmoid_of_a(float *restrict p, const sn_unit_row *row)
         p[b] = sn_sigmoid(row->a[b]);
 }
 
-/* p (1 - p), without cancellation for p near 1: 1 - p = p exp(-a) */
-static void sigmoid_slope(float *restrict dp, const float *restrict p,
-                          const sn_unit_row *row)
+/* p = sigm(scale a + shift), dp = dp/da */
+static void sigmoid_probability(float *restrict p, float *restrict dp,
+                                const float *restrict a, float scale, float shift,
+                                int64_t n)
 {
-    for (int64_t b = 0; b < row->n; b++)
-        dp[b] = p[b] * (p[b] * sn_exp(-row->a[b]));
+    for (int64_t b = 0; b < n; b++) {
+        float complement;
+        p[b] = sn_sigmoid_and(&complement, scale * a[b] + shift);
+        dp[b] = scale * p[b] * complement;
+    }
 }
 
 /* Of units that always fire. */
-static void certain_probability(float *restrict p, const sn_unit_row *row)
+static void certain_probability(float *restrict p, float *restrict dp,
+                                const sn_unit_row *row)
 {
+    (void)dp;
     for (int64_t b = 0; b < row->n; b++)
         p[b] = 1.0f;
 }

@@ -61,9 +61,8 @@ cdef extern from "stochnet.h":
         float default_temperature
         void (*forward)(float *, const sn_unit_row *) noexcept nogil
         void (*derivative)(float *, const float *, const sn_unit_row *) noexcept nogil
-        void (*probability)(float *, const sn_unit_row *) noexcept nogil
-        void (*probability_derivative)(
-            float *, const float *, const sn_unit_row *) noexcept nogil
+        int32_t smooth_probability
+        void (*probability)(float *, float *, const sn_unit_row *) noexcept nogil
         const char *values[3]
         void (*value)(float *, int32_t, const sn_unit_row *) noexcept nogil
         float (*positive_above)(int32_t) noexcept nogil

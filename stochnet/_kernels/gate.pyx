@@ -38,7 +38,7 @@ def units():
             "always_fires": bool(unit.always_fires),
             "default_temperature": unit.default_temperature or None,
             "has_derivative": unit.derivative != NULL,
-            "smooth_probability": unit.probability_derivative != NULL,
+            "smooth_probability": bool(unit.smooth_probability),
             "values": values,
             "positive_above": [unit.positive_above(v) for v in range(len(values))],
         }
@@ -113,8 +113,8 @@ def unit_forward(name, noise, a, z=None, a_draw=None, temperature=1.0):
     """h = f(a, z) (Eq. 1); `a_draw` decides the draw where it differs from a."""
     cdef const sn_unit *unit = _unit(name)
     cdef _Row row = _Row(noise, a, a_draw, z, temperature)
-    h, p = row.empty(), row.empty()
-    unit.probability(floats(p, row.row.n), &row.row)
+    h, p, slope = row.empty(), row.empty(), row.empty()
+    unit.probability(floats(p, row.row.n), floats(slope, row.row.n), &row.row)
     row.row.p = const_floats(p, row.row.n)
     unit.forward(floats(h, row.row.n), &row.row)
     return h[:len(a)]
@@ -135,15 +135,9 @@ def unit_probability(name, noise, a, a_draw=None, temperature=1.0):
     """P(h != 0 | a) and its derivative, None where it is not smooth."""
     cdef const sn_unit *unit = _unit(name)
     cdef _Row row = _Row(noise, a, a_draw, None, temperature)
-    p, slope = row.empty(), None
-    unit.probability(floats(p, row.row.n), &row.row)
-    if unit.probability_derivative != NULL:
-        slope = row.empty()
-        unit.probability_derivative(
-            floats(slope, row.row.n), const_floats(p, row.row.n), &row.row
-        )
-        slope = slope[:len(a)]
-    return p[:len(a)], slope
+    p, slope = row.empty(), row.empty()
+    unit.probability(floats(p, row.row.n), floats(slope, row.row.n), &row.row)
+    return p[:len(a)], slope[:len(a)] if unit.smooth_probability else None
 
 
 def unit_value(name, noise, a, value, temperature=1.0):
