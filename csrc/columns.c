@@ -16,15 +16,18 @@
 #include "transpose.h"
 #include "vector.h"
 
+/* Rows of at most so many floats are short. */
+enum { SHORT_ROW = 128 };
+
 /* Whether inputs of n floats are transposed. As measured, dot products are as fast with
    vectors of four floats; and of long rows with sixteen, with columns that leave L2, and where
    the last vector is not full. */
 static int are_columns_faster(int64_t n, int64_t n_rows)
 {
-    enum { LEAST = 32 };
+    enum { LEAST = 32, MOST = 96 };
     if (SN_LANES == 8 || n <= SHORT_ROW)
         return SN_LANES >= 8 && n_rows >= SN_PAD;
-    return SN_LANES == 16 && n <= PIECE && n_rows >= LEAST && n_rows <= COLUMN_ROWS &&
+    return SN_LANES == 16 && n <= PIECE && n_rows >= LEAST && n_rows <= MOST &&
            n_rows % SN_PAD == 0;
 }
 
@@ -67,8 +70,8 @@ static sn_part panel_at(int64_t n_rows, int64_t i)
 }
 
 /* Columns of rows of n floats, all panels; threads share these. Behind the last row are zeros.
-   OUT columns (n * padded(n_rows)): column d of a panel is its d-th, or, by_lane, one of those
-   of the d mod SN_LANES-th part. IN x (n_rows, ld_x), n a multiple of SN_PAD. */
+   OUT columns (n * padded(n_rows)), those of a panel one after the other; by_lane, first the
+   first of each SN_LANES, then the second of each, and so on. IN x (n_rows, ld_x), n a multiple of SN_PAD. */
 static void pack_columns(float *columns, const float *x, int64_t ld_x, int64_t n_rows,
                          int64_t n, int by_lane)
 {

@@ -56,7 +56,7 @@ static sn_input whole_input_of(const sn_network *net, int64_t l, const sn_pass *
 
 /* ---- Upwards ------------------------------------------------------------------------ */
 
-/* In place. n a multiple of SN_PAD. */
+/* In place. n a multiple of SN_LANES. */
 static void tanh_row(float *x, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)

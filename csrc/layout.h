@@ -63,10 +63,6 @@ static inline int64_t sn_piece_count(int64_t n)
     return (n - 1) / PIECE + 1;
 }
 
-/* Rows of at most so many floats are short, and become columns whatever the mini-batch;
-   others of one piece do so in one of at most so many rows: see columns.c. */
-enum { SHORT_ROW = 128, COLUMN_ROWS = 96 };
-
 /* Length of nearly equal pieces of rows of n floats. */
 static inline int64_t piece_length(int64_t n)
 {

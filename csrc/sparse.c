@@ -64,18 +64,33 @@ static int64_t floats_of_tiles(const sn_network *net, int64_t n_rows)
     return taken;
 }
 
-/* Whether dot products skip so much of the network's input that they are faster than
-   column_products, which skip nothing: a sixteenth of long rows. */
-static int skips_chunks(const sn_network *net, int64_t n_rows)
+/* Whether column_products are there for the network's input, in place of dot products that
+   skip chunks: for short rows that is not asked. */
+static int has_columns(const sn_network *net, int64_t n_rows)
 {
-    const int64_t ld = net->layers->ld_inputs, all = n_rows / 3 * 3 * ld;
-    return ld > SHORT_ROW && are_columns_faster(ld, n_rows) &&
-           all - floats_of_tiles(net, n_rows) > all / 16;
+    const int64_t ld = net->layers->ld_inputs;
+    return ld > SHORT_ROW && are_columns_faster(ld, n_rows);
 }
 
-/* Whether sparse_products takes less time than dot_products for the mini-batch. As measured,
-   twice a nonzero takes as long as PER_TWO floats of a tile, and the transposition as
-   TRANSPOSED rows. */
+/* Floats of a tile that take as long as column_products, which skip nothing, do for the
+   mini-batch, as measured. */
+static int64_t floats_of_columns(const sn_network *net, int64_t n_rows)
+{
+    enum { SIXTEENTHS = SN_LANES == 8 ? 13 : 15 };
+    return n_rows * net->layers->ld_inputs * SIXTEENTHS / 16;
+}
+
+/* Whether dot products skip so much of the network's input that they are faster than
+   column_products. */
+static int skips_chunks(const sn_network *net, int64_t n_rows)
+{
+    return has_columns(net, n_rows) &&
+           floats_of_tiles(net, n_rows) < floats_of_columns(net, n_rows);
+}
+
+/* Whether sparse_products takes less time than dot_products and column_products for the
+   mini-batch. As measured, twice a nonzero takes as long as PER_TWO floats of a tile, and the
+   transposition as TRANSPOSED rows. */
 static int is_sparse(const sn_network *net, int64_t n_rows)
 {
     enum { PER_TWO = 5, TRANSPOSED = 6 };
@@ -87,6 +102,8 @@ static int is_sparse(const sn_network *net, int64_t n_rows)
             return 0;
         sparse += PER_TWO * end[pieces - 1] / 2;
     }
+    if (has_columns(net, n_rows) && sparse >= floats_of_columns(net, n_rows))
+        return 0;
     return sparse < floats_of_tiles(net, n_rows);
 }
 

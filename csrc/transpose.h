@@ -46,7 +46,7 @@
 
 /* Columns of x, of which successive SN_LANES are a group: group g's column i is at
    g * ld_group + i * ld_lane. OUT out, `width` floats of each, a multiple of SN_LANES; those
-   behind the last row are zero. IN x (n_rows, ld_x), n a multiple of SN_PAD. */
+   behind the last row are zero. IN x (n_rows, ld_x), n a multiple of SN_LANES. */
 static void transpose_groups(float *out, int64_t ld_group, int64_t ld_lane, const float *x,
                              int64_t ld_x, int64_t n_rows, int64_t width, int64_t n)
 {
