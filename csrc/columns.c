@@ -71,7 +71,8 @@ static sn_part panel_at(int64_t n_rows, int64_t i)
 
 /* Columns of rows of n floats, all panels; threads share these. Behind the last row are zeros.
    OUT columns (n * padded(n_rows)), those of a panel one after the other; by_lane, first the
-   first of each SN_LANES, then the second of each, and so on. IN x (n_rows, ld_x), n a multiple of SN_PAD. */
+   first of each SN_LANES, then the second of each, and so on. IN x (n_rows, ld_x), n a
+   multiple of SN_PAD. */
 static void pack_columns(float *columns, const float *x, int64_t ld_x, int64_t n_rows,
                          int64_t n, int by_lane)
 {

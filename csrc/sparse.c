@@ -76,7 +76,7 @@ static int has_columns(const sn_network *net, int64_t n_rows)
    mini-batch, as measured. */
 static int64_t floats_of_columns(const sn_network *net, int64_t n_rows)
 {
-    enum { SIXTEENTHS = SN_LANES == 8 ? 13 : 15 };
+    enum { SIXTEENTHS = SN_LANES == 8 ? 14 : 15 };
     return n_rows * net->layers->ld_inputs * SIXTEENTHS / 16;
 }
 

@@ -92,7 +92,7 @@ def batch_with_a_silent_input(n_rows, nonzero):
 
 @pytest.mark.parametrize(
     ("n_rows", "nonzero", "sparse"),
-    [(64, 0.1, True), (64, 0.25, True), (64, 0.45, False), (64, 0.8, False)]
+    [(64, 0.1, True), (64, 0.3, True), (64, 0.45, False), (64, 0.8, False)]
     + [(4, 0.1, False), (2, 0.01, False)],
 )
 def test_mini_batches_that_are_sparse_and_large_enough(n_rows, nonzero, sparse):
