@@ -143,60 +143,84 @@ static int keeps_H(const sn_network *net, int64_t l, const sn_pass *pass)
     return pass->training || (l == net->n_layers - 1 && sn_reads_out_by_row(net));
 }
 
-/* Where `all`, n_rows rows of 32-bit numbers for each gate, is written for a block of
-   gates, as the address that gate 0 would have: in its place, or, where nobody reads it
-   once the block is done, in that of one block for each thread, which stays in cache. */
-static void *place_of_block(const void *all, int64_t n_rows, int is_kept,
-                            const sn_network *net, const sn_layer *layer, int64_t block,
+/* Where `all`, n_rows rows of 32-bit numbers for each gate, is written for gates from `first`
+   on, at most a block of them, as the address that gate 0 would have: in its place, or, where
+   nobody reads it once they are done, in that of one block for each thread, which stays in
+   cache. */
+static void *place_of_gates(const void *all, int64_t n_rows, int is_kept,
+                            const sn_network *net, const sn_layer *layer, int64_t first,
                             const sn_pass *pass)
 {
     enum { BYTES = 4 };
     const int64_t width = sn_block_width(layer);
-    const int64_t gates = pass->thread * width - sn_block_at(layer, block).first;
+    const int64_t gates = pass->thread * width - first;
     int64_t by = gates * n_rows * net->ld_rows * BYTES;
     if (is_kept || pass->n_threads * width > layer->n_gates)
         by = 0;
     return (void *)((uintptr_t)all + (uintptr_t)by);
 }
 
-/* Layer l with the places of a block of gates. */
-static sn_layer layer_of_block(const sn_network *net, int64_t l, int64_t block,
+/* Layer l with the places of gates from `first` on. */
+static sn_layer layer_of_gates(const sn_network *net, int64_t l, int64_t first,
                                const sn_pass *pass)
 {
     const sn_layer *whole = net->layers + l;
     const int64_t G = whole->experts_per_gate;
     const int keeps = keeps_gates(net, l, pass);
     sn_layer layer = *whole;
-    layer.a = place_of_block(whole->a, 1, keeps_a(whole, pass), net, whole, block, pass);
-    layer.h = place_of_block(whole->h, 1, keeps, net, whole, block, pass);
-    layer.rows = place_of_block(whole->rows, 1, keeps, net, whole, block, pass);
-    layer.expert_output = place_of_block(whole->expert_output, G, keeps_H(net, l, pass),
-                                         net, whole, block, pass);
+    layer.a = place_of_gates(whole->a, 1, keeps_a(whole, pass), net, whole, first, pass);
+    layer.h = place_of_gates(whole->h, 1, keeps, net, whole, first, pass);
+    layer.rows = place_of_gates(whole->rows, 1, keeps, net, whole, first, pass);
+    layer.expert_output = place_of_gates(whole->expert_output, G, keeps_H(net, l, pass),
+                                         net, whole, first, pass);
     return layer;
+}
+
+/* Gates of a block that go upwards together, so that what is written of them for all rows is
+   still in L2 when it is read; few would read their rows too often. */
+static int64_t gates_together(const sn_layer *layer, int64_t ld_rows)
+{
+    enum { FLOATS = 1 << 14, LEAST = 32 };
+    const int64_t units = larger(FLOATS / ld_rows / LEAST, 1) * LEAST;
+    return larger(units / layer->experts_per_gate, 1);
+}
+
+/* Gates [first, end) and their experts, and their part of the readout, added to `logits`
+   (B, ld_classes) where it is not NULL. */
+static void gates_and_experts_forward(const sn_network *net, int64_t l, int64_t first,
+                                      int64_t end, const sn_input *in, float *logits,
+                                      const sn_draw *draw, const sn_pass *pass)
+{
+    sn_layer layer = layer_of_gates(net, l, first, pass);
+    const int32_t *rows = pass->training ? layer.credited : layer.rows;
+    const int32_t *count = pass->training ? layer.n_credited : layer.count;
+    gate_products(net, &layer, first, end, pass);
+    gates_forward(&layer, first, end, draw, net->ld_rows, pass);
+    experts_forward(net, &layer, in, first, end, rows, count, pass);
+    if (l < net->n_layers - 1)
+        write_output(net, &layer, first, end, pass->n_rows);
+    for (int64_t k = first; logits && k < end; k++)
+        readout_gate(net, logits, &layer, k);
 }
 
 /* Gates and experts of one layer, block by block, and their part of the readout. */
 static void units_forward(sn_network *net, int64_t l, const sn_draw *draw,
                           const sn_pass *pass)
 {
-    const sn_layer *whole = net->layers + l;
-    const sn_input in = computes_all(whole, pass) ? whole_input_of(net, l, pass)
+    const sn_layer *layer = net->layers + l;
+    const sn_input in = computes_all(layer, pass) ? whole_input_of(net, l, pass)
                                                   : input_of(net, l, pass->index);
-    const int64_t n_blocks = sn_block_count(whole);
+    const int64_t n_blocks = sn_block_count(layer);
+    const int64_t step = gates_together(layer, net->ld_rows);
+    const int reads_out = l == net->n_layers - 1 && !sn_reads_out_by_row(net);
 #pragma omp for schedule(static)
     for (int64_t block = 0; block < n_blocks; block++) {
-        const sn_part gates = sn_block_at(whole, block);
-        const int64_t first = gates.first, end = gates.end;
-        sn_layer layer = layer_of_block(net, l, block, pass);
-        const int32_t *rows = pass->training ? layer.credited : layer.rows;
-        const int32_t *count = pass->training ? layer.n_credited : layer.count;
-        gate_products(net, &layer, first, end, pass);
-        gates_forward(&layer, first, end, draw, net->ld_rows, pass);
-        experts_forward(net, &layer, &in, first, end, rows, count, pass);
-        if (l < net->n_layers - 1)
-            write_output(net, &layer, first, end, pass->n_rows);
-        else if (!sn_reads_out_by_row(net))
-            readout_gates(net, &layer, block, first, end, pass->n_rows);
+        const sn_part gates = sn_block_at(layer, block);
+        float *logits =
+            reads_out ? cleared_partial(net, block, pass->n_rows, net->ld_classes) : NULL;
+        for (int64_t first = gates.first; first < gates.end; first += step)
+            gates_and_experts_forward(net, l, first, smaller(first + step, gates.end), &in,
+                                      logits, draw, pass);
     }
 }
 

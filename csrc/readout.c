@@ -6,8 +6,8 @@
 #include "stochnet.h"
 #include "vector.h"
 
-/* partial (B, ld_classes) += h H V_e for the active rows of gate k and its experts */
-static void readout_gate(const sn_network *net, float *partial, const sn_layer *layer,
+/* logits (B, ld_classes) += h H V_e for the active rows of gate k and its experts */
+static void readout_gate(const sn_network *net, float *logits, const sn_layer *layer,
                          int64_t k)
 {
     const int64_t ld = net->ld_classes, n_rows = net->ld_rows, G = layer->experts_per_gate;
@@ -17,21 +17,12 @@ static void readout_gate(const sn_network *net, float *partial, const sn_layer *
         const float *V = net->readout.weight + e * ld;
         const float *H = layer->expert_output + e * n_rows;
         for (int32_t j = 0; j < count; j++) {
-            float *out = partial + rows[j] * ld;
+            float *out = logits + rows[j] * ld;
             const float y = h[rows[j]] * H[rows[j]];
             for (int64_t c = 0; c < ld; c += SN_LANES)
                 sn_store(out + c, sn_load(out + c) + y * sn_load(V + c));
         }
     }
-}
-
-/* What a block of gates adds to the logits. */
-static void readout_gates(const sn_network *net, const sn_layer *layer, int64_t block,
-                          int64_t first, int64_t end, int64_t n_rows)
-{
-    float *partial = cleared_partial(net, block, n_rows, net->ld_classes);
-    for (int64_t k = first; k < end; k++)
-        readout_gate(net, partial, layer, k);
 }
 
 /* out (SN_LANES columns of each accumulator) += sum of c[j] V[experts[j]]. */
