@@ -227,13 +227,14 @@ static void input_gradient(sn_network *net, int64_t l, const sn_pass *pass)
     const sn_blocks blocks = credited_blocks(&in, below);
     const int skips = in.has_blocks && below->credit != SN_CREDIT_ALL;
     /* few of a panel's blocks are active in a row: wider ones share its preparation */
-    const int64_t width = skips ? 4 * panel_width((ld_x + 3) / 4) : panel_width(ld_x);
-    const int64_t step = skips ? (width + block - 1) / block * block : width;
+    const int64_t most = skips ? 4 * PANEL_COLUMNS : PANEL_COLUMNS;
+    const int64_t n_parts = parts_of(ld_x, most, pass->n_threads);
     float *dx = below->output_gradient;
     int32_t *first = (int32_t *)(void *)pass->gate.z, *last = first + ld;
 #pragma omp for schedule(static)
-    for (int64_t begin = 0; begin < ld_x; begin += step) {
-        const int64_t end = smaller(begin + step, ld_x);
+    for (int64_t i = 0; i < n_parts; i++) {
+        const sn_part inputs = equal_part(ld_x, skips ? block : SN_PAD, n_parts, i);
+        const int64_t begin = inputs.first, end = inputs.end;
         sn_blocks within = blocks;
         if (skips)
             blocks_within(first, last, &blocks, n_rows, begin, end);
@@ -257,7 +258,7 @@ static void input_gradient(sn_network *net, int64_t l, const sn_pass *pass)
 static void layer_backward(sn_network *net, int64_t l, const sn_pass *pass)
 {
     units_backward(net, l, 1, l == 0, pass);
-    hidden_backward(net, net->layers + l, pass->n_rows);
+    hidden_backward(net, net->layers + l, pass);
     if (l > 0) {
         input_gradient(net, l, pass);
         units_backward(net, l, 0, 1, pass);

@@ -13,12 +13,41 @@
 /* Most columns and rows of a panel of a dense layer. */
 enum { PANEL_COLUMNS = 256, PANEL_ROWS = 256 };
 
-/* Width of nearly equal panels of at most PANEL_COLUMNS of n columns, at least two
-   panels where there is enough to share. */
-static int64_t panel_width(int64_t n)
+/* Panels begin at multiples of so many columns: those that sparse_products takes at once. Its
+   bits depend on which these are. */
+enum { COLUMNS_STEP = WIDE };
+
+/* A dense layer's outputs in panels that threads share: parts of the columns times parts of the
+   rows. They may depend on the threads, as an output's bits do not depend on its panel. */
+typedef struct {
+    int64_t across, down;
+} panel_grid;
+
+/* How many parts of at most `most` of n: as many for each of n_shares. */
+static int64_t parts_of(int64_t n, int64_t most, int64_t n_shares)
 {
-    const int64_t panels = smaller(1 + (n - 1) / PANEL_COLUMNS, n) + (n <= PANEL_COLUMNS);
-    return padded((n + panels - 1) / panels);
+    return n_shares * (1 + (n - 1) / (n_shares * most));
+}
+
+/* As many panels for each thread: of columns, so that one thread reads a weight, or where these
+   would be too narrow of rows. */
+static panel_grid grid_of(int64_t n_columns, int64_t n_rows, int64_t n_threads)
+{
+    enum { LEAST_COLUMNS = 64 };
+    const int64_t least = n_rows < n_threads * SN_PAD ? COLUMNS_STEP : LEAST_COLUMNS;
+    int64_t across = smaller(n_threads, larger(n_columns / least, 1));
+    while (n_threads % across != 0)
+        across--;
+    return (panel_grid){parts_of(n_columns, PANEL_COLUMNS, across),
+                        parts_of(n_rows, PANEL_ROWS, n_threads / across)};
+}
+
+/* Part i of `parts` nearly equal ones of n, all but the last whole multiples of `step`. */
+static sn_part equal_part(int64_t n, int64_t step, int64_t parts, int64_t i)
+{
+    const int64_t steps = (n - 1) / step + 1;
+    return (sn_part){smaller(steps * i / parts * step, n),
+                     smaller(steps * (i + 1) / parts * step, n)};
 }
 
 /* What a thread carries through a mini-batch. */
@@ -94,30 +123,35 @@ static void hidden_of_panels(sn_layer *layer, const sn_input *in, float *columns
 static void hidden_of_columns(sn_layer *layer, const sn_input *in, float *columns,
                               const sn_pass *pass)
 {
-    enum { PANELS = (PANEL_ROWS - 1) / (3 * SN_LANES) + 1 };
     const int64_t n_panels = panel_count(pass->n_rows), M = layer->n_hidden;
-    const int64_t width = panel_width(M);
+    const panel_grid grid = grid_of(M, pass->n_rows, pass->n_threads);
 #pragma omp for schedule(static) collapse(2)
-    for (int64_t m = 0; m < M; m += width)
-        for (int64_t first = 0; first < n_panels; first += PANELS)
-            hidden_of_panels(layer, in, columns, pass->n_rows, first,
-                             smaller(first + PANELS, n_panels), m, smaller(width, M - m));
+    for (int64_t i = 0; i < grid.across; i++)
+        for (int64_t j = 0; j < grid.down; j++) {
+            const sn_part units = equal_part(M, COLUMNS_STEP, grid.across, i);
+            const sn_part panels = equal_part(n_panels, 1, grid.down, j);
+            hidden_of_panels(layer, in, columns, pass->n_rows, panels.first, panels.end,
+                             units.first, units.end - units.first);
+        }
 }
 
 /* The same row by row. */
 static void hidden_of_rows(const sn_network *net, sn_layer *layer, const sn_input *in,
                            const sn_pass *pass)
 {
-    const int64_t n_rows = pass->n_rows, ld = layer->ld_hidden;
-    const int64_t width = panel_width(layer->n_hidden);
+    const int64_t n_rows = pass->n_rows, ld = layer->ld_hidden, M = layer->n_hidden;
+    const panel_grid grid = grid_of(M, n_rows, pass->n_threads);
 #pragma omp for schedule(static) collapse(2)
-    for (int64_t first = 0; first < n_rows; first += PANEL_ROWS)
-        for (int64_t m = 0; m < layer->n_hidden; m += width) {
-            const int64_t n = smaller(width, layer->n_hidden - m);
-            const int64_t rows = smaller(PANEL_ROWS, n_rows - first);
-            float *U = layer->hidden_output + m;
-            row_products(U, 1, ld, &layer->hidden, m, n, in, net->indices + first, rows);
-            for (int64_t b = first; b < first + rows; b++)
+    for (int64_t i = 0; i < grid.across; i++)
+        for (int64_t j = 0; j < grid.down; j++) {
+            const sn_part units = equal_part(M, COLUMNS_STEP, grid.across, i);
+            const sn_part rows = equal_part(n_rows, SN_PAD, grid.down, j);
+            const int64_t n = units.end - units.first;
+            float *U = layer->hidden_output + units.first;
+            if (rows.first < rows.end && n > 0)
+                row_products(U, 1, ld, &layer->hidden, units.first, n, in,
+                             net->indices + rows.first, rows.end - rows.first);
+            for (int64_t b = rows.first; b < rows.end; b++)
                 tanh_row(U + b * ld, padded(n));
         }
 }
@@ -207,10 +241,25 @@ static void tanh_slope(sn_layer *layer, int64_t row, int64_t n_rows, int64_t m, 
     }
 }
 
-/* du (B, M), row by row from the sums of the blocks, or else panel by panel. */
-static void hidden_backward(const sn_network *net, sn_layer *layer, int64_t n_rows)
+/* du of a panel. */
+static void hidden_panel_backward(const sn_network *net, sn_layer *layer, sn_part units,
+                                  sn_part rows)
 {
-    const int64_t ld = layer->ld_hidden;
+    const int64_t ld = layer->ld_hidden, m = units.first, n = units.end - m;
+    const int64_t n_rows = rows.end - rows.first;
+    float *du = layer->hidden_gradient + m;
+    if (n <= 0 || n_rows <= 0)
+        return;
+    for (int64_t b = rows.first; b < rows.end; b++)
+        memset(du + b * ld, 0, (size_t)padded(n) * sizeof *du);
+    add_hidden_gradient(du, net, layer, rows.first, n_rows, m, padded(n), 0, layer->n_gates);
+    tanh_slope(layer, rows.first, n_rows, m, n);
+}
+
+/* du (B, M), row by row from the sums of the blocks, or else panel by panel. */
+static void hidden_backward(const sn_network *net, sn_layer *layer, const sn_pass *pass)
+{
+    const int64_t ld = layer->ld_hidden, n_rows = pass->n_rows;
     if (sn_sums_by_block(layer)) {
 #pragma omp for schedule(static)
         for (int64_t b = 0; b < n_rows; b++) {
@@ -221,23 +270,13 @@ static void hidden_backward(const sn_network *net, sn_layer *layer, int64_t n_ro
         }
         return;
     }
-    /* Of so few hidden units a part would be one vector, too narrow for a tile: threads share
-       the rows. */
-    const int shares_rows = layer->n_hidden <= 2 * SN_LANES;
-    const int64_t width = shares_rows ? ld : panel_width(layer->n_hidden);
-    const int64_t height = shares_rows ? SN_PAD : PANEL_ROWS;
+    const panel_grid grid = grid_of(layer->n_hidden, n_rows, pass->n_threads);
 #pragma omp for schedule(static) collapse(2)
-    for (int64_t first = 0; first < n_rows; first += height)
-        for (int64_t m = 0; m < layer->n_hidden; m += width) {
-            const int64_t n = smaller(width, layer->n_hidden - m);
-            const int64_t rows = smaller(height, n_rows - first);
-            float *du = layer->hidden_gradient + m;
-            for (int64_t b = first; b < first + rows; b++)
-                memset(du + b * ld, 0, (size_t)padded(n) * sizeof *du);
-            add_hidden_gradient(du, net, layer, first, rows, m, padded(n), 0,
-                                layer->n_gates);
-            tanh_slope(layer, first, rows, m, n);
-        }
+    for (int64_t i = 0; i < grid.across; i++)
+        for (int64_t j = 0; j < grid.down; j++)
+            hidden_panel_backward(net, layer,
+                                  equal_part(layer->n_hidden, COLUMNS_STEP, grid.across, i),
+                                  equal_part(n_rows, SN_PAD, grid.down, j));
 }
 
 /* How many of n units take their steps at once: at most UPDATE_UNITS, in whole tiles, and so
