@@ -29,25 +29,54 @@ static int64_t parts_of(int64_t n, int64_t most, int64_t n_shares)
     return n_shares * (1 + (n - 1) / (n_shares * most));
 }
 
-/* As many panels for each thread: of columns, so that one thread reads a weight, or where these
-   would be too narrow of rows. */
-static panel_grid grid_of(int64_t n_columns, int64_t n_rows, int64_t n_threads)
-{
-    enum { LEAST_COLUMNS = 64 };
-    const int64_t least = n_rows < n_threads * SN_PAD ? COLUMNS_STEP : LEAST_COLUMNS;
-    int64_t across = smaller(n_threads, larger(n_columns / least, 1));
-    while (n_threads % across != 0)
-        across--;
-    return (panel_grid){parts_of(n_columns, PANEL_COLUMNS, across),
-                        parts_of(n_rows, PANEL_ROWS, n_threads / across)};
-}
-
 /* Part i of `parts` nearly equal ones of n, all but the last whole multiples of `step`. */
 static sn_part equal_part(int64_t n, int64_t step, int64_t parts, int64_t i)
 {
     const int64_t steps = (n - 1) / step + 1;
     return (sn_part){smaller(steps * i / parts * step, n),
                      smaller(steps * (i + 1) / parts * step, n)};
+}
+
+/* The largest of the parts. */
+static int64_t largest_part(int64_t n, int64_t step, int64_t parts)
+{
+    int64_t most = 0;
+    for (int64_t i = 0; i < parts; i++) {
+        const sn_part part = equal_part(n, step, parts, i);
+        most = larger(most, part.end - part.first);
+    }
+    return most;
+}
+
+/* As many panels for each thread, so that the one with most has least. Rather of columns, so
+   that one thread reads a weight, but not of so few that tiles are not filled.
+   IN n_steps: of rows, step_rows each, which are not divided. */
+static panel_grid grid_of(int64_t n_columns, int64_t n_steps, int64_t step_rows,
+                          int64_t n_threads)
+{
+    enum { FEW_COLUMNS = 64, COST = 20, OF_FEW_COLUMNS = 5, OF_ROWS = 2 };
+    int64_t best = 1, least = INT64_MAX;
+    for (int64_t across = n_threads; across >= 1; across--) {
+        if (n_threads % across != 0)
+            continue;
+        const int64_t few = across > 1 && n_columns < across * FEW_COLUMNS;
+        const int64_t cost = COST + OF_FEW_COLUMNS * few + OF_ROWS * (across < n_threads);
+        const int64_t most = largest_part(n_columns, COLUMNS_STEP, across) *
+                             largest_part(n_steps, 1, n_threads / across) * cost;
+        if (most < least) {
+            best = across;
+            least = most;
+        }
+    }
+    return (panel_grid){
+        parts_of(n_columns, PANEL_COLUMNS, best),
+        parts_of(n_steps, (PANEL_ROWS - 1) / step_rows + 1, n_threads / best)};
+}
+
+/* That of rows which lie SN_PAD by SN_PAD. */
+static panel_grid grid_of_rows(int64_t n_columns, int64_t n_rows, int64_t n_threads)
+{
+    return grid_of(n_columns, (n_rows - 1) / SN_PAD + 1, SN_PAD, n_threads);
 }
 
 /* What a thread carries through a mini-batch. */
@@ -124,7 +153,7 @@ static void hidden_of_columns(sn_layer *layer, const sn_input *in, float *column
                               const sn_pass *pass)
 {
     const int64_t n_panels = panel_count(pass->n_rows), M = layer->n_hidden;
-    const panel_grid grid = grid_of(M, pass->n_rows, pass->n_threads);
+    const panel_grid grid = grid_of(M, n_panels, 3 * SN_LANES, pass->n_threads);
 #pragma omp for schedule(static) collapse(2)
     for (int64_t i = 0; i < grid.across; i++)
         for (int64_t j = 0; j < grid.down; j++) {
@@ -140,7 +169,7 @@ static void hidden_of_rows(const sn_network *net, sn_layer *layer, const sn_inpu
                            const sn_pass *pass)
 {
     const int64_t n_rows = pass->n_rows, ld = layer->ld_hidden, M = layer->n_hidden;
-    const panel_grid grid = grid_of(M, n_rows, pass->n_threads);
+    const panel_grid grid = grid_of_rows(M, n_rows, pass->n_threads);
 #pragma omp for schedule(static) collapse(2)
     for (int64_t i = 0; i < grid.across; i++)
         for (int64_t j = 0; j < grid.down; j++) {
@@ -270,7 +299,7 @@ static void hidden_backward(const sn_network *net, sn_layer *layer, const sn_pas
         }
         return;
     }
-    const panel_grid grid = grid_of(layer->n_hidden, n_rows, pass->n_threads);
+    const panel_grid grid = grid_of_rows(layer->n_hidden, n_rows, pass->n_threads);
 #pragma omp for schedule(static) collapse(2)
     for (int64_t i = 0; i < grid.across; i++)
         for (int64_t j = 0; j < grid.down; j++)
