@@ -178,10 +178,10 @@ static sn_layer layer_of_gates(const sn_network *net, int64_t l, int64_t first,
 
 /* Gates of a block that go upwards together, so that what is written of them for all rows is
    still in L2 when it is read; few would read their rows too often. */
-static int64_t gates_together(const sn_layer *layer, int64_t ld_rows)
+static int64_t gates_together(const sn_layer *layer, int64_t n_rows)
 {
     enum { FLOATS = 1 << 14, LEAST = 32 };
-    const int64_t units = larger(FLOATS / ld_rows / LEAST, 1) * LEAST;
+    const int64_t units = larger(FLOATS / padded(n_rows) / LEAST, 1) * LEAST;
     return larger(units / layer->experts_per_gate, 1);
 }
 
@@ -211,7 +211,7 @@ static void units_forward(sn_network *net, int64_t l, const sn_draw *draw,
     const sn_input in = computes_all(layer, pass) ? whole_input_of(net, l, pass)
                                                   : input_of(net, l, pass->index);
     const int64_t n_blocks = sn_block_count(layer);
-    const int64_t step = gates_together(layer, net->ld_rows);
+    const int64_t step = gates_together(layer, pass->n_rows);
     const int reads_out = l == net->n_layers - 1 && !sn_reads_out_by_row(net);
 #pragma omp for schedule(static)
     for (int64_t block = 0; block < n_blocks; block++) {

@@ -3,7 +3,8 @@
  * Everything below `train` and `predict` is called by all threads of one parallel
  * region, and each loop marked `omp for` shares out its panels, blocks or rows and, but for
  * `nowait`, ends in a barrier. Results are the same bits for any number of threads, because
- *   - panels and blocks depend on shapes only, and one thread does all of one;
+ *   - one thread does all of a panel or block, and blocks depend on shapes only; panels
+ *     also on the number of threads, but an output's bits do not depend on its panel;
  *   - a sum over units or rows runs within one panel, in ascending order, or over the
  *     fixed blocks of `partials`, in ascending order;
  *   - there is no atomic and no reduction clause.
