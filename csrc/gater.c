@@ -17,22 +17,28 @@ enum { PANEL_COLUMNS = 256, PANEL_ROWS = 256 };
    bits depend on which these are. */
 enum { COLUMNS_STEP = WIDE };
 
-/* A dense layer's outputs in panels that threads share: parts of the columns times parts of the
-   rows. They may depend on the threads, as an output's bits do not depend on its panel. */
+/* A dense layer's outputs in panels that threads share: `across` parts of the columns times
+   `down` parts of the rows, which are whole multiples of `step`. They may depend on the threads,
+   as an output's bits do not depend on its panel. */
 typedef struct {
-    int64_t across, down;
+    int64_t n_columns, n_rows, step, across, down;
 } panel_grid;
+
+typedef struct {
+    sn_part columns, rows;
+} grid_panel;
 
 /* How many parts of at most `most` of n: as many for each of n_shares. */
 static int64_t parts_of(int64_t n, int64_t most, int64_t n_shares)
 {
-    return n_shares * (1 + (n - 1) / (n_shares * most));
+    return n_shares * part_count(n, n_shares * most);
 }
 
-/* Part i of `parts` nearly equal ones of n, all but the last whole multiples of `step`. */
+/* Part i of `parts` nearly equal ones of n, all but the last whole multiples of `step`; some
+   are empty where there are too few. */
 static sn_part equal_part(int64_t n, int64_t step, int64_t parts, int64_t i)
 {
-    const int64_t steps = (n - 1) / step + 1;
+    const int64_t steps = part_count(n, step);
     return (sn_part){smaller(steps * i / parts * step, n),
                      smaller(steps * (i + 1) / parts * step, n)};
 }
@@ -49,34 +55,42 @@ static int64_t largest_part(int64_t n, int64_t step, int64_t parts)
 }
 
 /* As many panels for each thread, so that the one with most has least. Rather of columns, so
-   that one thread reads a weight, but not of so few that tiles are not filled.
-   IN n_steps: of rows, step_rows each, which are not divided. */
-static panel_grid grid_of(int64_t n_columns, int64_t n_steps, int64_t step_rows,
+   that one thread reads a weight, but not of so few that tiles are not filled: such panels
+   count for some twentieths more.
+   IN n_rows, of which a panel has at most `most`. */
+static panel_grid grid_of(int64_t n_columns, int64_t n_rows, int64_t step, int64_t most,
                           int64_t n_threads)
 {
-    enum { FEW_COLUMNS = 64, COST = 20, OF_FEW_COLUMNS = 5, OF_ROWS = 2 };
+    enum { FEW_COLUMNS = 64, ANY = 20, OF_FEW_COLUMNS = 5, OF_ROWS = 2 };
     int64_t best = 1, least = INT64_MAX;
     for (int64_t across = n_threads; across >= 1; across--) {
         if (n_threads % across != 0)
             continue;
         const int64_t few = across > 1 && n_columns < across * FEW_COLUMNS;
-        const int64_t cost = COST + OF_FEW_COLUMNS * few + OF_ROWS * (across < n_threads);
-        const int64_t most = largest_part(n_columns, COLUMNS_STEP, across) *
-                             largest_part(n_steps, 1, n_threads / across) * cost;
-        if (most < least) {
+        const int64_t cost = ANY + OF_FEW_COLUMNS * few + OF_ROWS * (across < n_threads);
+        const int64_t time = largest_part(n_columns, COLUMNS_STEP, across) *
+                             largest_part(n_rows, step, n_threads / across) * cost;
+        if (time < least) {
             best = across;
-            least = most;
+            least = time;
         }
     }
-    return (panel_grid){
-        parts_of(n_columns, PANEL_COLUMNS, best),
-        parts_of(n_steps, (PANEL_ROWS - 1) / step_rows + 1, n_threads / best)};
+    return (panel_grid){n_columns, n_rows, step, parts_of(n_columns, PANEL_COLUMNS, best),
+                        parts_of(n_rows, most, n_threads / best)};
 }
 
-/* That of rows which lie SN_PAD by SN_PAD. */
-static panel_grid grid_of_rows(int64_t n_columns, int64_t n_rows, int64_t n_threads)
+/* Panel i of across * down. */
+static grid_panel grid_panel_at(const panel_grid *grid, int64_t i)
 {
-    return grid_of(n_columns, (n_rows - 1) / SN_PAD + 1, SN_PAD, n_threads);
+    return (grid_panel){
+        equal_part(grid->n_columns, COLUMNS_STEP, grid->across, i / grid->down),
+        equal_part(grid->n_rows, grid->step, grid->down, i % grid->down)};
+}
+
+static int is_empty(const grid_panel *panel)
+{
+    return panel->columns.first == panel->columns.end ||
+           panel->rows.first == panel->rows.end;
 }
 
 /* What a thread carries through a mini-batch. */
@@ -152,37 +166,36 @@ static void hidden_of_panels(sn_layer *layer, const sn_input *in, float *columns
 static void hidden_of_columns(sn_layer *layer, const sn_input *in, float *columns,
                               const sn_pass *pass)
 {
-    const int64_t n_panels = panel_count(pass->n_rows), M = layer->n_hidden;
-    const panel_grid grid = grid_of(M, n_panels, 3 * SN_LANES, pass->n_threads);
-#pragma omp for schedule(static) collapse(2)
-    for (int64_t i = 0; i < grid.across; i++)
-        for (int64_t j = 0; j < grid.down; j++) {
-            const sn_part units = equal_part(M, COLUMNS_STEP, grid.across, i);
-            const sn_part panels = equal_part(n_panels, 1, grid.down, j);
-            hidden_of_panels(layer, in, columns, pass->n_rows, panels.first, panels.end,
-                             units.first, units.end - units.first);
-        }
+    enum { MOST = (PANEL_ROWS - 1) / (3 * SN_LANES) + 1 };
+    const panel_grid grid =
+        grid_of(layer->n_hidden, panel_count(pass->n_rows), 1, MOST, pass->n_threads);
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < grid.across * grid.down; i++) {
+        const grid_panel of = grid_panel_at(&grid, i);
+        if (!is_empty(&of))
+            hidden_of_panels(layer, in, columns, pass->n_rows, of.rows.first, of.rows.end,
+                             of.columns.first, of.columns.end - of.columns.first);
+    }
 }
 
 /* The same row by row. */
 static void hidden_of_rows(const sn_network *net, sn_layer *layer, const sn_input *in,
                            const sn_pass *pass)
 {
-    const int64_t n_rows = pass->n_rows, ld = layer->ld_hidden, M = layer->n_hidden;
-    const panel_grid grid = grid_of_rows(M, n_rows, pass->n_threads);
-#pragma omp for schedule(static) collapse(2)
-    for (int64_t i = 0; i < grid.across; i++)
-        for (int64_t j = 0; j < grid.down; j++) {
-            const sn_part units = equal_part(M, COLUMNS_STEP, grid.across, i);
-            const sn_part rows = equal_part(n_rows, SN_PAD, grid.down, j);
-            const int64_t n = units.end - units.first;
-            float *U = layer->hidden_output + units.first;
-            if (rows.first < rows.end && n > 0)
-                row_products(U, 1, ld, &layer->hidden, units.first, n, in,
-                             net->indices + rows.first, rows.end - rows.first);
-            for (int64_t b = rows.first; b < rows.end; b++)
-                tanh_row(U + b * ld, padded(n));
-        }
+    const int64_t ld = layer->ld_hidden;
+    const panel_grid grid =
+        grid_of(layer->n_hidden, pass->n_rows, SN_PAD, PANEL_ROWS, pass->n_threads);
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < grid.across * grid.down; i++) {
+        const grid_panel of = grid_panel_at(&grid, i);
+        const int64_t m = of.columns.first, n = of.columns.end - m;
+        if (is_empty(&of))
+            continue;
+        row_products(layer->hidden_output + m, 1, ld, &layer->hidden, m, n, in,
+                     net->indices + of.rows.first, of.rows.end - of.rows.first);
+        for (int64_t b = of.rows.first; b < of.rows.end; b++)
+            tanh_row(layer->hidden_output + b * ld + m, padded(n));
+    }
 }
 
 static void hidden_forward(const sn_network *net, int64_t l, const sn_pass *pass)
@@ -271,18 +284,16 @@ static void tanh_slope(sn_layer *layer, int64_t row, int64_t n_rows, int64_t m, 
 }
 
 /* du of a panel. */
-static void hidden_panel_backward(const sn_network *net, sn_layer *layer, sn_part units,
-                                  sn_part rows)
+static void hidden_panel_backward(const sn_network *net, sn_layer *layer,
+                                  const grid_panel *of)
 {
-    const int64_t ld = layer->ld_hidden, m = units.first, n = units.end - m;
-    const int64_t n_rows = rows.end - rows.first;
+    const int64_t ld = layer->ld_hidden, m = of->columns.first, n = of->columns.end - m;
+    const int64_t first = of->rows.first, n_rows = of->rows.end - first;
     float *du = layer->hidden_gradient + m;
-    if (n <= 0 || n_rows <= 0)
-        return;
-    for (int64_t b = rows.first; b < rows.end; b++)
+    for (int64_t b = first; b < of->rows.end; b++)
         memset(du + b * ld, 0, (size_t)padded(n) * sizeof *du);
-    add_hidden_gradient(du, net, layer, rows.first, n_rows, m, padded(n), 0, layer->n_gates);
-    tanh_slope(layer, rows.first, n_rows, m, n);
+    add_hidden_gradient(du, net, layer, first, n_rows, m, padded(n), 0, layer->n_gates);
+    tanh_slope(layer, first, n_rows, m, n);
 }
 
 /* du (B, M), row by row from the sums of the blocks, or else panel by panel. */
@@ -299,13 +310,14 @@ static void hidden_backward(const sn_network *net, sn_layer *layer, const sn_pas
         }
         return;
     }
-    const panel_grid grid = grid_of_rows(layer->n_hidden, n_rows, pass->n_threads);
-#pragma omp for schedule(static) collapse(2)
-    for (int64_t i = 0; i < grid.across; i++)
-        for (int64_t j = 0; j < grid.down; j++)
-            hidden_panel_backward(net, layer,
-                                  equal_part(layer->n_hidden, COLUMNS_STEP, grid.across, i),
-                                  equal_part(n_rows, SN_PAD, grid.down, j));
+    const panel_grid grid =
+        grid_of(layer->n_hidden, n_rows, SN_PAD, PANEL_ROWS, pass->n_threads);
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < grid.across * grid.down; i++) {
+        const grid_panel of = grid_panel_at(&grid, i);
+        if (!is_empty(&of))
+            hidden_panel_backward(net, layer, &of);
+    }
 }
 
 /* How many of n units take their steps at once: at most UPDATE_UNITS, in whole tiles, and so

@@ -574,7 +574,7 @@ def test_single_rows_are_for_prediction_and_credit_for_training():
 
 def test_peak_memory_counts_what_fit_takes(monkeypatch):
     if sys.platform == "win32":
-        pytest.skip("It does not say.")
+        pytest.skip("Windows does not say how much memory a process took at most.")
     case = Case("memory", "small", 0.1, 32, 1)
     monkeypatch.undo()  # the child has the real shapes
     used = memory.peak_of("stochnet", case)

@@ -22,15 +22,15 @@ from stochnet._kernels.network import NetworkKernels
 from stochnet.gaters import GATERS
 from stochnet.network import Optimizer
 
-# Several panels of columns in the dense layers, with eight threads of rows as well,
-# several blocks of experts and of updates, with MIDDLE batches long rows transposed.
+# Several panels of columns in the dense layers, several blocks of experts and of
+# updates, with LARGE batches two panels of rows, with MIDDLE ones long rows transposed.
 # The gradients of the first layer's hidden units are summed panel by panel, those of
 # the second's few by blocks of gates.
 SHAPE = Shape(0, 120, (290, 12), (530, 130), 11)
 BLOCKS = Shape(0, 300, (540, 40), (1056, 130), 11, (16, 5))
 CLASSES = Shape(0, 120, (290, 12), (530, 130), 70)
 SMALL, MIDDLE, LARGE, LAST = 24, 64, 290, 21
-THREADS = (1, 2, 3, 8)
+THREADS = (1, 2, 3, 4)
 
 OPTIMIZER = Optimizer(learning_rate=0.05, momentum=0.7, alpha=0.1, max_norm=1.5)
 ADAM = Optimizer("adam", learning_rate=0.01)
@@ -102,6 +102,13 @@ def test_threads_and_sparse_inputs(name):
     expected = results(name, LARGE, 1, nonzero=0.1)
     for n_threads in THREADS[1:]:
         assert_same_bits(results(name, LARGE, n_threads, nonzero=0.1), expected)
+
+
+@pytest.mark.parametrize("nonzero", [0.1, 1.0])
+def test_more_threads_than_panels_of_columns(nonzero):
+    """Of 290 hidden units each thread has some rows and some columns."""
+    expected = results("st", LARGE, 1, nonzero=nonzero)
+    assert_same_bits(results("st", LARGE, 8, nonzero=nonzero), expected)
 
 
 @pytest.mark.parametrize("batch_size", [SMALL, MIDDLE])
