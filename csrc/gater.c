@@ -18,8 +18,8 @@ enum { PANEL_COLUMNS = 256, PANEL_ROWS = 256 };
 enum { COLUMNS_STEP = WIDE };
 
 /* A dense layer's outputs in panels that threads share: `across` parts of the columns times
-   `down` parts of the rows, which are whole multiples of `step`. They may depend on the threads,
-   as an output's bits do not depend on its panel. */
+   `down` parts of the rows, which are whole multiples of `step`. They may depend on the
+   threads, as an output's bits do not depend on its panel. */
 typedef struct {
     int64_t n_columns, n_rows, step, across, down;
 } panel_grid;
