@@ -132,7 +132,7 @@ def integrated_loss(problem, unit, a):
 
         points = own_kinks(unit, a[k])
         return integrate.quad(
-            integrand, -end, end, points=points, epsabs=1e-10, epsrel=1e-9, limit=200
+            integrand, -end, end, points=points, epsabs=1e-9, epsrel=1e-8, limit=200
         )[0]
 
     return over(0, [])

@@ -77,7 +77,7 @@ def workspace(batch):
     ids=str,
 )
 def test_fit_takes_parameters_a_workspace_and_one_copy(options, dtype):
-    n = 20_000
+    n = 10_000
     used, parameters = measure(FIT, n, dtype, **options)
     copy = 0 if dtype == "float32" else 4 * n * 784
     batch = workspace(options.get("batch_size", 32))
@@ -91,7 +91,7 @@ def test_fit_takes_parameters_a_workspace_and_one_copy(options, dtype):
 )
 def test_prediction_does_not_grow_with_the_rows(dtype, n_classes):
     """But for the labels."""
-    n = 20_000
+    n = 10_000
     quarter, whole = measure(PREDICT, n, dtype, n_classes)
     copy, labels = 4 * 784 * n, 8 * n
     assert whole < quarter + 3 * labels + 1e6 < copy / 10

@@ -135,7 +135,7 @@ def criterion_with_fixed_gates(X, y, gaters, noises, base):
     def function(params):
         result = oracle.forward(params, X, y, gaters, noises)
         for layer, original in zip(result.layers, base.layers, strict=True):
-            np.testing.assert_array_equal(layer.active, original.active)
+            assert np.array_equal(layer.active, original.active)
         return result.criterion
 
     return function
@@ -469,7 +469,7 @@ def pathwise_cases():
             yield pytest.param(gater, with_additive, id=f"{name}-{chosen}")
 
 
-@pytest.mark.parametrize("n_layers", [1, 2, 3])
+@pytest.mark.parametrize("n_layers", [1, 3])
 @pytest.mark.parametrize(("gater", "with_additive"), list(pathwise_cases()))
 def test_pathwise_gradient_equals_differences(gater, with_additive, n_layers):
     """Every parameter of every layer, penalties included."""
@@ -548,7 +548,7 @@ def relaxed_criterion(X, y, gaters, noises, base):
         ):
             _, clean_a = oracle.gater_pre_activation(parameters, x)
             a, gate = oracle.apply_unit(clean_a, noise, gater)
-            np.testing.assert_array_equal(gate.active, layer.active)
+            assert np.array_equal(gate.active, layer.active)
             total_penalty += oracle.penalty(gate, gater)
             moved = pretended_move(gater, a, layer, noise)
             if gater.credit == "active":
@@ -602,7 +602,7 @@ def straight_through_cases():
         yield pytest.param(gater, False, id=f"{estimator}-{credit}-{chosen}")
 
 
-@pytest.mark.parametrize("n_layers", [1, 2, 3])
+@pytest.mark.parametrize("n_layers", [1, 3])
 @pytest.mark.parametrize(("gater", "with_additive"), list(straight_through_cases()))
 def test_straight_through_is_the_gradient_of_a_relaxed_criterion(
     gater, with_additive, n_layers
