@@ -18,7 +18,8 @@ from stochnet._threads import effective_n_threads
 from stochnet._validation import check_fitted, prediction_data, training_data
 from stochnet.calibration import CalibrationRows, calibrate
 from stochnet.gaters import ESTIMATORS, GATERS, NOISES, PENALTIES, make_gater
-from stochnet.network import INITIALIZATIONS, Network, Optimizer
+from stochnet.initialization import INITIALIZATIONS
+from stochnet.network import Network, Optimizer
 from stochnet.training import Schedule, Trainer
 
 _POSITIVE = Interval(Real, 0, None, closed="neither")

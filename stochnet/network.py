@@ -13,7 +13,7 @@ import numpy as np
 from stochnet._kernels.arrays import aligned_zeros, row_length
 from stochnet._kernels.expert import forward as expert_forward
 from stochnet._kernels.network import NetworkKernels
-from stochnet._kernels.random import fill_uniform
+from stochnet.initialization import balance_gates, draw_weights
 
 #: Floats that the (units, rows) arrays of one prediction call may take together.
 PREDICTION_FLOATS = 1 << 26
@@ -26,8 +26,6 @@ CACHED_INPUTS = 1 << 20
 #: mini-batch's. To write fresh memory takes as long as many a prediction into it.
 FITTING_FLOATS = 1 << 20
 FITTING_ROWS = 256
-
-INITIALIZATIONS = ("sparse", "glorot", "authors")
 
 
 @dataclass(frozen=True)
@@ -200,9 +198,9 @@ class Network:
         size = sum(self._group_size(*group[1:]) for group in self._groups())
         self._flat = [aligned_zeros(size) for _ in range(1 + n_states)]
         self._make_views()
-        self._initialize(initialization, n_threads)
+        draw_weights(self, initialization, n_threads)
         if initialization == "sparse":
-            self._balance(rows, n_threads)
+            balance_gates(self, rows, n_threads)
 
     # ---- memory: one flat array of parameters, one of each state, named views ----
 
@@ -347,60 +345,13 @@ class Network:
                 getattr(layer, name)[:] = stored
             layer.threshold, layer.value = threshold, value
 
-    # ---- initial weights ---------------------------------------------------------
+    # ---- randomness ----------------------------------------------------------------
 
     def generator(self, *stream):
         """A NumPy generator that is a function of the seed and of `stream` alone."""
         return np.random.Generator(
             np.random.Philox(np.random.SeedSequence([self.seed, *stream]))
         )
-
-    def _initialize(self, how, n_threads):
-        """Draw the initial weights; see `GatedMLPClassifier.initialization`."""
-        limits = {name: _glorot_limit(p) for name, p in self.parameters()}
-        del limits["readout_bias"]
-        for i, layer in enumerate(self.layers):
-            rectifies = 0.0 in layer.gater.unit_facts["positive_above"]
-            if how == "authors" and rectifies:
-                del limits[f"{i}.gate"]
-                _sparse_normal(layer.gate, self.generator(0, i))
-            elif how != "glorot":
-                limits[f"{i}.gate"] *= 4
-        if how == "authors":
-            binary = self.layers[-1].gater.unit == "bernoulli"
-            limits["readout"] = 0.05 if binary else 0.005
-        for number, (name, p) in enumerate(self.parameters()):
-            if name in limits:
-                fill_uniform(
-                    p.weight,
-                    p.n,
-                    limits[name],
-                    self.key,
-                    number=number,
-                    n_threads=n_threads,
-                )
-
-    def _balance(self, rows, n_threads):
-        """Set gate biases at which units fire with about the target density."""
-        if rows is None:
-            draw = self.generator(2)
-            rows = draw.standard_normal((64, self.n_inputs), dtype=np.float32)
-        size = self.fitting_rows()
-        for i, layer in enumerate(self.layers):
-            mean, below = layer.gater.noise.mean, i + 1 < len(self.layers)
-            chunks = self.scores_of_chunks(i, rows, n_threads=n_threads, size=size)
-            chunks = list(chunks) if below else chunks  # which are read once again
-            squares = [
-                np.square(scores - mean, dtype=float).mean(axis=0) for scores in chunks
-            ]
-            bias = layer.gater.initial_bias(np.sqrt(np.mean(np.concatenate(squares))))
-            layer.gate.bias_values[:] = bias
-            if below:
-                # the layers above see this one as sparse as it is going to be
-                scores = np.concatenate(chunks, axis=1)
-                layer.threshold = np.quantile(scores, 1 - layer.gater.density) + bias
-        for layer in self.layers:
-            layer.threshold = -np.inf
 
     # ---- training ------------------------------------------------------------------
 
@@ -623,27 +574,3 @@ class Network:
         """Yield the same for `size` rows at a time."""
         for _, chunk, kernels in self._chunks(X, n_threads, size):
             yield kernels.scores(i, chunk)
-
-
-def _pieces(n_rows, n):
-    """Slices of rows of at most about a megabyte of float64."""
-    size = max(1, (1 << 17) // max(n, 1))
-    return [slice(start, start + size) for start in range(0, n_rows, size)]
-
-
-def _glorot_limit(parameters):
-    """Of uniform weights: sqrt(6 / (fan_in + fan_out)), Glorot & Bengio (2010)."""
-    return np.sqrt(6.0 / sum(parameters.values.shape))
-
-
-def _sparse_normal(parameters, draw, n_connections=15):
-    """Fifteen standard normal weights a unit, the others zero (Martens 2010)."""
-    n_rows, n = parameters.values.shape
-    n_connections = min(n_connections, n)
-    chosen = np.empty((n_rows, n_connections), dtype=np.int64)
-    for piece in _pieces(n_rows, n):
-        order = draw.random((len(chosen[piece]), n)).argsort(axis=1)
-        chosen[piece] = order[:, :n_connections]
-    np.put_along_axis(
-        parameters.values, chosen, draw.standard_normal((n_rows, n_connections)), axis=1
-    )

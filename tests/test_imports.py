@@ -1,8 +1,8 @@
 """The layers' only direction of travel, and what C leaves to its caller.
 
-estimator -> training -> network -> gaters -> _kernels -> csrc: what is further right
-knows nothing of what is further left. The sources are read, not run, so that an import
-inside a function counts too.
+estimator -> training -> network -> initialization -> gaters -> _kernels -> csrc: what
+is further right knows nothing of what is further left. The sources are read, not run,
+so that an import inside a function counts too.
 """
 
 import ast
@@ -19,7 +19,15 @@ PACKAGE = Path(stochnet.__file__).parent
 CSRC = ROOT / "csrc"
 
 # A module imports from lower ranks, and the kernels from each other.
-LAYERS = ("_kernels", "gaters", "network", "calibration", "training", "estimator")
+LAYERS = (
+    "_kernels",
+    "gaters",
+    "initialization",
+    "network",
+    "calibration",
+    "training",
+    "estimator",
+)
 RANK = {name: rank for rank, name in enumerate(LAYERS)}
 
 # Modules without a rank import what they like. Ranked ones do not import them, except:
