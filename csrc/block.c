@@ -71,7 +71,7 @@ static void index_blocks(const sn_blocks *in, const int32_t *rows, int64_t n_row
         }
 }
 
-/* ---- Tiles of SN_LANES units and as many inputs ------------------------------------ */
+/* ---- Tiles of UNITS_AT_ONCE units and as many inputs ------------------------------ */
 
 /* Up to UNITS_AT_ONCE units, and what the three products do with a tile of them. */
 typedef struct {
@@ -87,26 +87,9 @@ typedef struct {
     float c[ROWS_AT_ONCE * UNITS_AT_ONCE]; /* (row, unit) outputs or their gradients */
 } block_units;
 
+/* What is done with inputs [d, d + SN_PAD) of each row that has their block. */
 typedef void tile_function(block_units *, const sn_block_hit *, const sn_block_hit *end,
-                           int64_t u, int64_t d);
-
-#define LOAD(i) sn_vec v##i = sn_load(of->unit[u + i] + d);
-
-/* What a tile does with each row that has its block, c being the row's outputs or their
-   gradients. */
-#define DEFINE_TILE(NAME, PREPARE, BODY, FINISH)                                       \
-    static void NAME(block_units *of, const sn_block_hit *hit,                         \
-                     const sn_block_hit *end, int64_t u, int64_t d)                    \
-    {                                                                                  \
-        SN_EACH_LANE(LOAD)                                                             \
-        PREPARE                                                                        \
-        for (; hit < end; hit++) {                                                     \
-            const int64_t row = of->rows[hit->row] * of->ld_x;                         \
-            float *c = of->c + hit->row * UNITS_AT_ONCE + u;                           \
-            BODY                                                                       \
-        }                                                                              \
-        FINISH                                                                         \
-    }
+                           int64_t d);
 
 /* Asks for the inputs of a later hit, perhaps of another block: rows are far apart, and
    which come the processor cannot foresee. */
@@ -118,17 +101,79 @@ SN_INLINE void prefetch_later(const block_units *of, const sn_block_hit *hit)
     __builtin_prefetch(of->x + row + later->block * of->in->width);
 }
 
-/* c (rows, units) += x w' */
-#define STEP(i) sum += x[i] * t##i;
-#define DOT                                                                            \
-    prefetch_later(of, hit);                                                           \
-    const float *x = of->x + row + d;                                                  \
-    sn_vec sum = sn_load(c);                                                           \
-    SN_EACH_LANE(STEP)                                                                 \
-    sn_store(c, sum);
-DEFINE_TILE(dot_tile, SN_TRANSPOSE, DOT, )
+/* Vectors of a row's outputs. */
+#if SN_LANES == 16
+#define SN_EACH_PART SN_EACH_1
+#define SN_WITH_PARTS SN_WITH_1
+#elif SN_LANES == 8
+#define SN_EACH_PART SN_EACH_2
+#define SN_WITH_PARTS SN_WITH_2
+#else
+#define SN_EACH_PART SN_EACH_4
+#define SN_WITH_PARTS SN_WITH_4
+#endif
+
+/* OUT t: columns [d, d + SN_LANES) of as many rows, one each UNITS_AT_ONCE floats. */
+#define LOAD(i) const sn_vec v##i = sn_load(unit[i] + d);
+#define STORE(i) sn_store(t + i * UNITS_AT_ONCE, t##i);
+SN_INLINE void transpose_square(float *t, const float *const *unit, int64_t d)
+{
+    SN_EACH_LANE(LOAD)
+    SN_TRANSPOSE
+    SN_EACH_LANE(STORE)
+}
+#undef LOAD
+#undef STORE
+
+/* c (rows, units) += x w', all units and inputs of a tile for one row after the other: most
+   tiles have few, and squares would fetch each of them several times. */
+#define START(u) sn_vec sum##u = sn_load(c + u * SN_LANES);
+#define ADD(i, u) sum##u += x[i] * sn_load(t + i * UNITS_AT_ONCE + u * SN_LANES);
+#define STEP(i) SN_WITH_PARTS(ADD, i)
+#define FINISH(u) sn_store(c + u * SN_LANES, sum##u);
+SN_INLINE void dot_tile(block_units *of, const sn_block_hit *hit, const sn_block_hit *end,
+                        int64_t d)
+{
+    float t[SN_PAD * UNITS_AT_ONCE]; /* (inputs, units) */
+    for (int64_t u = 0; u < UNITS_AT_ONCE; u += SN_LANES)
+        for (int64_t i = 0; i < SN_PAD; i += SN_LANES)
+            transpose_square(t + i * UNITS_AT_ONCE + u, of->unit + u, d + i);
+    for (; hit < end; hit++) {
+        prefetch_later(of, hit);
+        const float *x = of->x + of->rows[hit->row] * of->ld_x + d;
+        float *c = of->c + hit->row * UNITS_AT_ONCE;
+        SN_EACH_PART(START)
+        SN_EACH_16(STEP)
+        SN_EACH_PART(FINISH)
+    }
+}
+#undef START
+#undef ADD
 #undef STEP
-#undef DOT
+#undef FINISH
+
+/* The other two tiles are of squares, SN_LANES units and as many inputs, which stay in
+   registers while the rows pass; c are a row's gradients. */
+#define LOAD(i) sn_vec v##i = sn_load(of->unit[u + i] + d);
+#define DEFINE_TILE(NAME, BODY, FINISH)                                                \
+    static void NAME##_square(block_units *of, const sn_block_hit *hit,                \
+                              const sn_block_hit *end, int64_t u, int64_t d)           \
+    {                                                                                  \
+        SN_EACH_LANE(LOAD)                                                             \
+        for (; hit < end; hit++) {                                                     \
+            const int64_t row = of->rows[hit->row] * of->ld_x;                         \
+            const float *c = of->c + hit->row * UNITS_AT_ONCE + u;                     \
+            BODY                                                                       \
+        }                                                                              \
+        FINISH                                                                         \
+    }                                                                                  \
+    SN_INLINE void NAME(block_units *of, const sn_block_hit *hit,                      \
+                        const sn_block_hit *end, int64_t d)                            \
+    {                                                                                  \
+        for (int64_t u = 0; u < of->n_units; u += SN_LANES)                            \
+            for (int64_t i = d; i < d + SN_PAD; i += SN_LANES)                         \
+                NAME##_square(of, hit, end, u, i);                                     \
+    }
 
 /* w (units, inputs) += c' x */
 #define STEP(i) v##i += c[i] * x;
@@ -144,7 +189,7 @@ DEFINE_TILE(dot_tile, SN_TRANSPOSE, DOT, )
     sn_vec zero = {0};                                                                 \
     SN_EACH_LANE(STORE)                                                                \
     of->zero += zero;
-DEFINE_TILE(weight_tile, , WEIGHT, FINISH)
+DEFINE_TILE(weight_tile, WEIGHT, FINISH)
 #undef STEP
 #undef STORE
 #undef FINISH
@@ -157,7 +202,7 @@ DEFINE_TILE(weight_tile, , WEIGHT, FINISH)
     sn_vec sum = sn_load(x);                                                           \
     SN_EACH_LANE(STEP)                                                                 \
     sn_store(x, sum);
-DEFINE_TILE(input_tile, , INPUT, )
+DEFINE_TILE(input_tile, INPUT, )
 #undef STEP
 #undef INPUT
 #undef LOAD
@@ -197,9 +242,8 @@ SN_INLINE void for_tiles(block_units *of, int64_t n_rows, tile_function *tile)
     for (int64_t k = 0; k < in->ld; k++) {
         const sn_block_hit *hit = in->hits + in->end[k], *end = in->hits + in->end[k + 1];
         prefetch_weights(of, k, hit, end, n_rows);
-        for (int64_t u = 0; hit < end && u < of->n_units; u += SN_LANES)
-            for (int64_t d = k * in->width; d < (k + 1) * in->width; d += SN_LANES)
-                tile(of, hit, end, u, d);
+        for (int64_t d = k * in->width; hit < end && d < (k + 1) * in->width; d += SN_PAD)
+            tile(of, hit, end, d);
     }
 }
 
@@ -268,8 +312,8 @@ static void block_dot_products(float *out, int64_t ld_unit, int64_t ld_row,
     FOR_ROWS_AND_UNITS({
         memset(of.c, 0, (size_t)(n * UNITS_AT_ONCE) * sizeof *of.c);
         for_tiles(&of, n, dot_tile);
-        for (int64_t j = 0; j < n; j++)
-            for (int64_t u = 0; u < of.n_units; u++)
+        for (int64_t u = 0; u < of.n_units; u++)
+            for (int64_t j = 0; j < n; j++)
                 out[(i + u) * ld_unit + of.rows[j] * ld_row] =
                     bias[i + u] + of.c[j * UNITS_AT_ONCE + u];
     })

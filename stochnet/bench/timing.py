@@ -12,8 +12,10 @@ import numpy as np
 #: Shortest sample, in seconds: shorter work is repeated within a sample.
 SHORTEST_SAMPLE = 0.01
 
-#: Between two contenders: the threads of OpenMP and OpenBLAS spin for about as long.
-PAUSE = 0.1
+#: Between two contenders: OpenBLAS's threads go on running for up to 2^28 ticks of the
+#: processor's time stamp counter (its THREAD_TIMEOUT), 0.11 s at 2.4 GHz, and would keep
+#: the other cores.
+PAUSE = 0.15
 
 
 @dataclass(frozen=True)
