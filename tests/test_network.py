@@ -522,25 +522,33 @@ def test_one_long_pass_is_several_short_ones(name):
     assert whole.step == parts.step == 5
 
 
-@pytest.mark.parametrize("n_layers", [1, 2])
+#: Networks, and rows of a small batch. With "columns" what a large one left lies where
+#: the small one has zeros behind the last of 40 hidden units.
+LEFT_OVER = {
+    "1 layer": (DEPTHS[1], 5),
+    "2 layers": (DEPTHS[2], 5),
+    "columns": (Shape(n_rows=40, n_hidden=(6, 40), n_units=(11, 18)), 16),
+}
+
+
+@pytest.mark.parametrize("case", LEFT_OVER)
 @pytest.mark.parametrize("name", GATERS)
-def test_what_lies_in_the_workspace_does_not_matter(name, n_layers):
+def test_what_lies_in_the_workspace_does_not_matter(name, case):
     """A small batch after a large one that overflowed, against the small one alone."""
-    shape = DEPTHS[n_layers]
-    X, y = make_batch(shape, n_rows=30)
+    shape, n_rows = LEFT_OVER[case]
+    X, y = make_batch(shape)
     first, second = (make_network(make(name), shape) for _ in range(2))
     snapshot = first.snapshot()
     overflowing = X.copy()
     overflowing[:, 0] = 1e20
     first.layers[0].expert.values[:, 0] = 1e20
-    first.train(overflowing, y, batch_size=30)
-    assert not np.isfinite(
-        first._training_kernels[2].workspace[0]["expert_output"]
-    ).all()
+    first.train(overflowing, y, batch_size=len(X))
+    workspace = first._training_kernels[2].workspace
+    assert not np.isfinite(workspace[0]["expert_output"]).all()
     first.restore(snapshot)
     for network in (first, second):
         network.step = 9
-        network.train(X[:5], y[:5], batch_size=5)
+        network.train(X[:n_rows], y[:n_rows], batch_size=n_rows)
     assert_same_bits(copy_of_state(first), copy_of_state(second))
 
 

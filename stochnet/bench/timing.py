@@ -13,8 +13,8 @@ import numpy as np
 SHORTEST_SAMPLE = 0.01
 
 #: Between two contenders: OpenBLAS's threads go on running for up to 2^28 ticks of the
-#: processor's time stamp counter (its THREAD_TIMEOUT), 0.11 s at 2.4 GHz, and would keep
-#: the other cores.
+#: processor's time stamp counter (its THREAD_TIMEOUT), 0.11 s at 2.4 GHz, and would
+#: keep the other cores.
 PAUSE = 0.15
 
 
