@@ -206,6 +206,32 @@ static void dot_1_by_8(const dot_output *o, const float *w, int64_t ld_w,
     FOUR_ROWS(0, 1, 2, 3)
     FOUR_ROWS(4, 5, 6, 7)
 }
+
+/* The same for three or four rows; of three the last is computed twice, and written once. */
+#define FEW_ROW(j)                                                                     \
+    const float *row##j = piece->x + rows[smaller(j, n_rows - 1)] * piece->ld;
+static void dot_1_by_few(const dot_output *o, const float *w, const row_piece *piece,
+                         const int32_t *rows, int64_t n_rows)
+{
+    uint64_t filled = filled_chunks(piece, rows, n_rows);
+    SN_EACH_4(FEW_ROW)
+    SN_EACH_4(START)
+    for (int64_t d, end; filled != 0;) {
+        filled = next_run(&d, &end, filled);
+        for (; d + STRIDE <= end; d += STRIDE) {
+            SN_EACH_4(WEIGHT)
+            SN_EACH_4(STEP_4)
+        }
+        for (; d < end; d += SN_LANES) {
+            SN_EACH_1(WEIGHT)
+            SN_EACH_4(STEP_1)
+        }
+    }
+    const sn_four sums = sn_sum_4(sum00, sum01, sum02, sum03);
+    for (int64_t j = 0; j < n_rows; j++)
+        store_dot(o, 0, rows[j], sums[j]);
+}
+#undef FEW_ROW
 #undef ROW
 #undef START
 #undef WEIGHT
@@ -296,7 +322,7 @@ static void dot_products(float *out, int64_t ld_unit, int64_t ld_row, const floa
 
 /* ---- Pairs of one unit with one row ------------------------------------------------ */
 
-/* Few rows of a unit leave a tile waiting for its own sums. What is left over from
+/* One or two rows of a unit leave a tile waiting for its own sums. What is left over from
    several units is computed eight pairs at a time instead. */
 typedef struct {
     int add;         /* to what is there, in place of the bias */
@@ -348,10 +374,14 @@ static void dot_products_of_unit(float *out, const float *w, float bias,
                                  const row_piece *piece, const int32_t *rows,
                                  int64_t n_rows, dot_pairs *pairs)
 {
+    /* as measured with vectors of eight floats; tiles of four have not been tried with others */
+    enum { FEWEST = SN_LANES == 8 ? 3 : 5 };
     const dot_output o = {out, 0, 1, &bias, pairs->add, NULL};
     int64_t j = 0;
     for (; j + 8 <= n_rows; j += 8)
         dot_1_by_8(&o, w, 0, piece, rows + j, filled_chunks(piece, rows + j, 8));
+    for (int64_t few; (few = smaller(n_rows - j, 4)) >= FEWEST; j += few)
+        dot_1_by_few(&o, w, piece, rows + j, few);
     for (; j < n_rows; j++) {
         const int i = pairs->count++;
         pairs->w[i] = w;
