@@ -257,6 +257,9 @@ SN_INLINE sn_vec sum_lanes(const float *lanes, int64_t stride)
 #undef QUARTER
 }
 
+/* Units of a tile: with fewer there is none. */
+enum { LANE_TILE_UNITS = 4 };
+
 /* One tile's outputs, `vectors` vectors of rows of four units. */
 static void lane_tile(float *out, int64_t ld_rows, const float *w, int64_t ld_w,
                       const float *bias, const float *panel, int64_t vectors, int64_t n)
@@ -274,7 +277,7 @@ static void lane_tile(float *out, int64_t ld_rows, const float *w, int64_t ld_w,
 }
 
 /* out_i = bias[i] + w_i . x, with the bits of dot_products; arguments as of column_products,
-   columns by lane, n_units at least 4, and n at most PIECE. */
+   columns by lane, n_units at least LANE_TILE_UNITS, and n at most PIECE. */
 static void column_products_by_lane(float *out, int64_t ld_rows, const float *w, int64_t ld_w,
                                     const float *bias, int64_t n_units, const float *columns,
                                     int64_t n_rows, int64_t n)
@@ -282,8 +285,10 @@ static void column_products_by_lane(float *out, int64_t ld_rows, const float *w,
     for (int64_t first = 0; first < n_units; first += COLUMN_UNITS)
         for (int64_t b = 0, width; b < n_rows; b += width) {
             width = panel_rows(b, n_rows);
-            for (int64_t k = first; k < smaller(first + COLUMN_UNITS, n_units); k += 4) {
-                const int64_t i = smaller(k, n_units - 4); /* the last may come twice */
+            for (int64_t k = first; k < smaller(first + COLUMN_UNITS, n_units);
+                 k += LANE_TILE_UNITS) {
+                /* the last may come twice */
+                const int64_t i = smaller(k, n_units - LANE_TILE_UNITS);
                 lane_tile(out + i * ld_rows + b, ld_rows, w + i * ld_w, ld_w, bias + i,
                           columns + b * n, width / SN_LANES, n);
             }

@@ -180,9 +180,9 @@ static sn_layer layer_of_gates(const sn_network *net, int64_t l, int64_t first,
    still in L2 when it is read; few would read their rows too often, or fill no tile. */
 static int64_t gates_together(const sn_layer *layer, int64_t n_rows)
 {
-    enum { FLOATS = 1 << 14, LEAST = 32, TILE = 4 };
+    enum { FLOATS = 1 << 14, LEAST = 32 };
     const int64_t units = larger(FLOATS / padded(n_rows) / LEAST, 1) * LEAST;
-    return larger(units / layer->experts_per_gate, TILE);
+    return larger(units / layer->experts_per_gate, LANE_TILE_UNITS);
 }
 
 /* Gates [first, end) and their experts, and their part of the readout, added to `logits`

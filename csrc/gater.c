@@ -219,13 +219,12 @@ static void unit_major_products(float *out, const sn_network *net, const sn_para
                                 int64_t first, int64_t end, const sn_input *in,
                                 const sn_pass *pass)
 {
-    enum { LEAST = 4 };
     const int64_t ld = net->ld_rows, n_rows = pass->n_rows, n_units = end - first;
     const float *w = p->weight + first * p->ld, *bias = p->bias + first;
     out += first * ld;
     if (in->columns && pass->training)
         column_products(out, ld, w, p->ld, bias, n_units, in->columns, n_rows, p->ld);
-    else if (in->columns && n_units >= LEAST)
+    else if (in->columns && n_units >= LANE_TILE_UNITS)
         column_products_by_lane(out, ld, w, p->ld, bias, n_units, in->columns, n_rows, p->ld);
     else
         for (int64_t b = 0; b < n_rows; b += PANEL_ROWS)

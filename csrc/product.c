@@ -186,56 +186,42 @@ enum { STRIDE = 4 * SN_LANES };
 #define STEP(i, j) sum0##i += weight##j * sn_load(row##i + d + j * SN_LANES);
 #define STEP_1(i) SN_WITH_1(STEP, i)
 #define STEP_4(i) SN_WITH_4(STEP, i)
-static void dot_1_by_8(const dot_output *o, const float *w, int64_t ld_w,
-                       const row_piece *piece, const int32_t *rows, uint64_t filled)
-{
-    (void)ld_w;
-    SN_EACH_8(ROW)
-    SN_EACH_8(START)
-    for (int64_t d, end; filled != 0;) {
-        filled = next_run(&d, &end, filled);
-        for (; d + STRIDE <= end; d += STRIDE) {
-            SN_EACH_4(WEIGHT)
-            SN_EACH_8(STEP_4)
-        }
-        for (; d < end; d += SN_LANES) {
-            SN_EACH_1(WEIGHT)
-            SN_EACH_8(STEP_1)
-        }
+#define DEFINE_UNIT_TILE(NAME, EACH_ROW, FINISH)                                       \
+    static void NAME(const dot_output *o, const float *w, const row_piece *piece,      \
+                     const int32_t *rows, int64_t n_rows)                              \
+    {                                                                                  \
+        uint64_t filled = filled_chunks(piece, rows, n_rows);                          \
+        EACH_ROW(ROW)                                                                  \
+        EACH_ROW(START)                                                                \
+        for (int64_t d, end; filled != 0;) {                                           \
+            filled = next_run(&d, &end, filled);                                       \
+            for (; d + STRIDE <= end; d += STRIDE) {                                   \
+                SN_EACH_4(WEIGHT)                                                      \
+                EACH_ROW(STEP_4)                                                       \
+            }                                                                          \
+            for (; d < end; d += SN_LANES) {                                           \
+                SN_EACH_1(WEIGHT)                                                      \
+                EACH_ROW(STEP_1)                                                       \
+            }                                                                          \
+        }                                                                              \
+        FINISH                                                                         \
     }
-    FOUR_ROWS(0, 1, 2, 3)
-    FOUR_ROWS(4, 5, 6, 7)
-}
+DEFINE_UNIT_TILE(dot_1_by_8, SN_EACH_8, FOUR_ROWS(0, 1, 2, 3) FOUR_ROWS(4, 5, 6, 7))
+#undef ROW
 
-/* The same for three or four rows; of three the last is computed twice, and written once. */
-#define FEW_ROW(j)                                                                     \
-    const float *row##j = piece->x + rows[smaller(j, n_rows - 1)] * piece->ld;
-static void dot_1_by_few(const dot_output *o, const float *w, const row_piece *piece,
-                         const int32_t *rows, int64_t n_rows)
-{
-    uint64_t filled = filled_chunks(piece, rows, n_rows);
-    SN_EACH_4(FEW_ROW)
-    SN_EACH_4(START)
-    for (int64_t d, end; filled != 0;) {
-        filled = next_run(&d, &end, filled);
-        for (; d + STRIDE <= end; d += STRIDE) {
-            SN_EACH_4(WEIGHT)
-            SN_EACH_4(STEP_4)
-        }
-        for (; d < end; d += SN_LANES) {
-            SN_EACH_1(WEIGHT)
-            SN_EACH_4(STEP_1)
-        }
-    }
-    const sn_four sums = sn_sum_4(sum00, sum01, sum02, sum03);
-    for (int64_t j = 0; j < n_rows; j++)
+/* Three or four rows; of three the last is computed twice, and written once. */
+#define ROW(j) const float *row##j = piece->x + rows[smaller(j, n_rows - 1)] * piece->ld;
+#define FEW_ROWS                                                                       \
+    const sn_four sums = sn_sum_4(sum00, sum01, sum02, sum03);                         \
+    for (int64_t j = 0; j < n_rows; j++)                                               \
         store_dot(o, 0, rows[j], sums[j]);
-}
-#undef FEW_ROW
+DEFINE_UNIT_TILE(dot_1_by_few, SN_EACH_4, FEW_ROWS)
 #undef ROW
 #undef START
 #undef WEIGHT
 #undef STEP
+#undef FEW_ROWS
+#undef DEFINE_UNIT_TILE
 
 typedef void dot_kernel(const dot_output *, const float *, int64_t, const row_piece *,
                         const int32_t *, uint64_t);
@@ -260,7 +246,7 @@ static void dot_rows_of_unit(const dot_output *o, const float *w, const row_piec
 {
     int64_t j = 0;
     for (; j + 8 <= n_rows; j += 8)
-        dot_1_by_8(o, w, 0, piece, rows + j, filled_chunks(piece, rows + j, 8));
+        dot_1_by_8(o, w, piece, rows + j, 8);
     for (; j < n_rows; j++)
         dot_1_by_1(o, w, 0, piece, rows + j, filled_chunks(piece, rows + j, 1));
 }
@@ -379,7 +365,7 @@ static void dot_products_of_unit(float *out, const float *w, float bias,
     const dot_output o = {out, 0, 1, &bias, pairs->add, NULL};
     int64_t j = 0;
     for (; j + 8 <= n_rows; j += 8)
-        dot_1_by_8(&o, w, 0, piece, rows + j, filled_chunks(piece, rows + j, 8));
+        dot_1_by_8(&o, w, piece, rows + j, 8);
     for (int64_t few; (few = smaller(n_rows - j, 4)) >= FEWEST; j += few)
         dot_1_by_few(&o, w, piece, rows + j, few);
     for (; j < n_rows; j++) {
