@@ -1,8 +1,8 @@
 /* Products with inputs that are zero but for some blocks: outputs of a layer below
  * whose gates switch whole blocks of experts. Only weights of active blocks of inputs
  * are read or written, so that a layer whose own units are gated as well costs the
- * square of the density. The counterparts of product.c; a row's sums run over its active
- * blocks in ascending order, whatever the other rows.
+ * square of the density. The counterparts of product.c and sums.c; a row's sums run over
+ * its active blocks in ascending order, whatever the other rows.
  */
 #include "layout.h"
 #include "stochnet.h"

@@ -224,20 +224,6 @@ static void units_forward(sn_network *net, int64_t l, const sn_draw *draw,
     }
 }
 
-/* Index of the first of n ascending rows that is `row` or comes after it. */
-static int32_t first_from(const int32_t *rows, int32_t n, int32_t row)
-{
-    int32_t low = 0;
-    while (low < n) {
-        const int32_t middle = low + (n - low) / 2;
-        if (rows[middle] < row)
-            low = middle + 1;
-        else
-            n = middle;
-    }
-    return low;
-}
-
 /* The active gates of each row. */
 static void list_active_gates(sn_layer *layer, int64_t n_rows, int64_t ld_rows)
 {

@@ -21,6 +21,20 @@ static int64_t listed_rows(const int32_t *count, int64_t first, int64_t end)
     return listed;
 }
 
+/* Index of the first of n ascending numbers that is `least` or more. */
+static int32_t first_from(const int32_t *list, int32_t n, int32_t least)
+{
+    int32_t low = 0;
+    while (low < n) {
+        const int32_t middle = low + (n - low) / 2;
+        if (list[middle] < least)
+            low = middle + 1;
+        else
+            n = middle;
+    }
+    return low;
+}
+
 /* Whether rows of p are asked for some units ahead, into L2, and not one unit ahead, into L1:
    where they come from memory and the processor is AMD's. On its Zen 4 that is up to 1.4 times
    as fast: a row that is asked for at once seems to fill the buffers between L1 and L2, for which

@@ -9,6 +9,7 @@ and cancellation between the terms of a gradient costs up to another digit: see
 import copy
 import pickle
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import oracle
@@ -128,8 +129,9 @@ def test_step_of_any_shape(name, shape):
     check_step(network, X, y, step=2)
 
 
-# Layers above blocks of whole vectors read active blocks alone; panels of inputs may
-# hold several blocks, one, or less than one.
+# Layers above blocks of whole vectors read active blocks alone, row by row up to a
+# density of 0.2 where vectors are short, else tile by tile; panels of inputs may hold
+# several blocks, one, or less than one.
 BLOCKS = {
     "3 and 5": Shape(11, 9, (4, 6), (12, 20), 3, (3, 5)),
     "16 below": Shape(21, 20, (7, 5), (160, 33), 4, (16, 1)),
@@ -141,14 +143,23 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("density", [0.3, 0.6])
-@pytest.mark.parametrize("blocks", BLOCKS)
+@pytest.mark.parametrize(
+    ("blocks", "density"),
+    [*product(BLOCKS, [0.1, 0.3]), ("16 below", 0.6), ("32 below 16", 0.6)],
+)
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_step_with_block_gates(name, options, blocks, density):
     """Above a density of 0.5, layers above read all of their inputs."""
     gater = make(name, noise_scale=0.7, density=density, **options)
     decays = {"main": Optimizer(alpha=0.3), "gater_optimizer": Optimizer(alpha=0.1)}
     network, X, y = make_problem(gater, BLOCKS[blocks], step=3, **decays)
+    check_step(network, X, y, step=3)
+
+
+@pytest.mark.parametrize("n_experts", [5, 17])
+def test_step_with_more_blocks_than_are_read_together(n_experts):
+    shape = Shape(6, 5, (3, 2), (16 * 520, n_experts), 3, (16, 1))
+    network, X, y = make_problem(make("st", density=0.1), shape, step=3)
     check_step(network, X, y, step=3)
 
 

@@ -36,18 +36,26 @@ OPTIMIZER = Optimizer(learning_rate=0.05, momentum=0.7, alpha=0.1, max_norm=1.5)
 ADAM = Optimizer("adam", learning_rate=0.01)
 
 
-def network_of(name, optimizer=OPTIMIZER, shape=SHAPE):
+def network_of(name, optimizer=OPTIMIZER, shape=SHAPE, density=0.3):
     """Everything that has state is in use."""
-    gater = make(name, firing_rate_step=0.05, adaptive_penalty=True)
+    gater = make(name, density=density, firing_rate_step=0.05, adaptive_penalty=True)
     network = make_network(gater, shape, main=optimizer)
     for layer in network.layers:
         layer.threshold = 0.3
     return network
 
 
-def results(name, batch_size, n_threads, optimizer=OPTIMIZER, shape=SHAPE, nonzero=1.0):
+def results(
+    name,
+    batch_size,
+    n_threads,
+    optimizer=OPTIMIZER,
+    shape=SHAPE,
+    nonzero=1.0,
+    density=0.3,
+):
     """All that a network learns and says, as a dict of arrays."""
-    network = network_of(name, optimizer, shape)
+    network = network_of(name, optimizer, shape, density)
     X, y = make_batch(shape, n_rows=2 * batch_size + LAST, nonzero=nonzero)
     found = {
         "criteria": np.array(
@@ -120,6 +128,14 @@ def test_threads_and_block_gates(name, optimizer, batch_size):
     for n_threads in THREADS[1:]:
         found = results(name, batch_size, n_threads, optimizer, BLOCKS)
         assert_same_bits(found, expected)
+
+
+@pytest.mark.parametrize("batch_size", [SMALL, MIDDLE])
+def test_threads_and_few_blocks(batch_size):
+    few = {"shape": BLOCKS, "density": 0.1}
+    expected = results("st", batch_size, 1, **few)
+    for n_threads in THREADS[1:]:
+        assert_same_bits(results("st", batch_size, n_threads, **few), expected)
 
 
 @pytest.mark.parametrize("batch_size", [SMALL, LARGE])

@@ -19,6 +19,7 @@
 #include "../columns.c"
 #include "../sparse.c"
 #include "../block.c"
+#include "../block_row.c"
 #include "../loss.c"
 #include "../enumeration.c"
 #include "../update.c"
