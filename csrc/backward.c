@@ -210,8 +210,8 @@ static void add_input_gradient(float *dx, const sn_network *net, const float *c,
 {
     const sn_rows weights = {.x = w + begin, .ld = ld};
     if (blocks)
-        block_input_sums(dx, ld, c, ld_unit, ld_row, w, ld, n_units, blocks, rows,
-                         n_rows);
+        (blocks->by_row ? block_input_sums_by_row : block_input_sums)(
+            dx, ld, c, ld_unit, ld_row, w, ld, n_units, blocks, rows, n_rows);
     else
         weighted_sums(dx + begin, ld, rows, n_rows, c, ld_row, ld_unit, &weights,
                       net->indices, n_units, end - begin, 1.0f);
@@ -227,7 +227,7 @@ static void input_gradient(sn_network *net, int64_t l, const sn_pass *pass)
     const sn_blocks blocks = credited_blocks(&in, below);
     const int skips = in.has_blocks && below->credit != SN_CREDIT_ALL;
     /* few of a panel's blocks are active in a row: wider ones share its preparation */
-    const int64_t most = skips ? 4 * PANEL_COLUMNS : PANEL_COLUMNS;
+    const int64_t most = PANEL_COLUMNS * (!skips ? 1 : blocks.by_row ? 8 : 4);
     const int64_t n_parts = parts_of(ld_x, most, pass->n_threads);
     float *dx = below->output_gradient;
     int32_t *first = (int32_t *)(void *)pass->gate.z, *last = first + ld;

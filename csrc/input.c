@@ -7,7 +7,6 @@
 typedef struct {
     sn_rows rows; /* (B); with blocks only what they have, see sn_blocks */
     int has_blocks;
-    int by_row; /* whether they are multiplied row by row */
     sn_blocks blocks;
     const sn_nonzeros *nonzeros; /* NULL where sparse_products would not pay */
     float *panel;                /* scratch for it, (UPDATE_UNITS, ld) */
@@ -56,8 +55,8 @@ static sn_input input_of(const sn_network *net, int64_t l, int32_t *index)
     const int64_t n_hits = sn_block_entries(net);
     return (sn_input){.rows = {.x = below->output, .ld = below->ld_units},
                       .has_blocks = output_has_blocks(below),
-                      .by_row = blocks_by_row(below),
-                      .blocks = {.width = below->experts_per_gate,
+                      .blocks = {.by_row = blocks_by_row(below),
+                                 .width = below->experts_per_gate,
                                  .ld = below->n_gates,
                                  .list = below->gates,
                                  .last = below->n_gates_of_row,
@@ -83,12 +82,10 @@ static void input_products(float *out, int64_t ld_unit, int64_t ld_row,
                            const sn_input *in, const int32_t *rows, int64_t n_rows)
 {
     const float *w = p->weight + first * p->ld, *bias = p->bias + first;
-    if (in->has_blocks && in->by_row)
-        block_dot_products_by_row(out, ld_unit, ld_row, w, p->ld, bias, n_units, in->rows.x,
-                                  in->rows.ld, &in->blocks, rows, n_rows);
-    else if (in->has_blocks)
-        block_dot_products(out, ld_unit, ld_row, w, p->ld, bias, n_units, in->rows.x,
-                           in->rows.ld, &in->blocks, rows, n_rows);
+    if (in->has_blocks)
+        (in->blocks.by_row ? block_dot_products_by_row : block_dot_products)(
+            out, ld_unit, ld_row, w, p->ld, bias, n_units, in->rows.x, in->rows.ld,
+            &in->blocks, rows, n_rows);
     else
         dot_products(out, ld_unit, ld_row, w, p->ld, bias, n_units, &in->rows, rows,
                      n_rows, p->ld);
