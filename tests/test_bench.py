@@ -7,6 +7,7 @@ import importlib
 import json
 import struct
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -445,24 +446,34 @@ def test_sets_of_gates(kernels):
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
 def test_kernels_that_are_timed_do_all_the_work(kernels, n_threads):
-    X = shapes.make_data(TINY, 16, 1).X
-    network = shapes.make_network(TINY, 0.1)
+    shape = replace(TINY, n_units=(3 * shapes.EXPERTS_PER_GATE,))
+    X = shapes.make_data(shape, 16, 1).X
+    network = shapes.make_network(shape, 0.1)
     expert = network.layers[0].expert
     weight = expert.values.copy()
     found = [k for k, _ in kernels.expert_kernels(network, X, 1.0)]
     found += kernels.dense_kernels(network, X)
-    with timing.make_workers(n_threads) as workers:
-        for kernel in found:
-            contender = kernel.contender(workers)
-            contender.repeats = 1
-            contender()
-    forward, update, *_ = found
+    forward, update, block_forward, block_sum, *_ = found
     np.testing.assert_array_equal(forward.product[0].shape, weight.shape)
+    assert block_forward.flops == forward.flops
+    assert block_forward.gathered == forward.gathered / shapes.EXPERTS_PER_GATE
+
+    def run(kernel):
+        contender = kernel.contender(workers)
+        contender.repeats = 1
+        contender()
+
     dH = update.product[0]
     expected = weight - dH @ X
     norms = np.linalg.norm(expected, axis=1, keepdims=True)
     expected *= np.minimum(1.0, network.main.max_norm / norms)
-    # of the rounding of weights, updates being about 5e-6
+    with timing.make_workers(n_threads) as workers:
+        for kernel in found:
+            run(kernel)
+            if kernel is update:
+                # of the rounding of weights, updates being about 5e-6
+                np.testing.assert_allclose(expert.values, expected, rtol=0, atol=2e-7)
+    expected += block_sum.product[0] @ X
     np.testing.assert_allclose(expert.values, expected, rtol=0, atol=2e-7)
 
 

@@ -96,6 +96,39 @@ def expert_update(experts, optimizer, c, x, const int32_t[:, :, ::1] rows,
                 k += n_gates
 
 
+def block_sum(weight, c, x, const int32_t[:, :, ::1] rows, const int32_t[:, ::1] counts,
+              first, last, repeats):
+    """`repeats` times weight += c @ x over the active rows of gates first to last.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (n_experts, row_length(n_inputs)), float32
+        Added to.
+    c : ndarray of shape (n_experts, n_rows), float32
+    x, rows, counts, first, last, repeats
+        As in `expert_forward`.
+    """
+    cdef int64_t n_experts = weight.shape[0], ld = weight.shape[1], k, r, s, n = repeats
+    cdef int64_t ld_rows = rows.shape[2], size = n_experts // rows.shape[1]
+    cdef int64_t begin = first, end = last, n_sets = rows.shape[0]
+    _check(0 <= begin <= end <= rows.shape[1], "range")
+    _check(size * rows.shape[1] == n_experts, "weight")
+    _check(x.shape == (ld_rows, ld) and c.shape == (n_experts, ld_rows), "x or c")
+    cdef float *w = floats(weight, weight.size)
+    cdef const float *slopes = const_floats(c, c.size)
+    cdef Rows inputs = Rows(x)
+    units = np.arange(size, dtype=np.int32)
+    cdef const int32_t *indices = integers(units, size)
+    with nogil:
+        for r in range(n):
+            s = r % n_sets
+            for k in range(begin, end):
+                engine.weighted_sums(
+                    w + k * size * ld, ld, indices, size, slopes + k * size * ld_rows,
+                    ld_rows, 1, &inputs.c, &rows[s, k, 0], counts[s, k], ld, 1.0
+                )
+
+
 def dense_forward(out, x, weight, first, last, repeats):
     """`repeats` times the units first to last of weight @ x.T, unit-major.
 

@@ -11,6 +11,7 @@ from scipy.special import softmax
 
 from stochnet.bench.agreement import check_close, gates_of
 from stochnet.bench.shapes import (
+    EXPERTS_PER_GATE,
     SEED,
     make_data,
     make_network,
@@ -18,8 +19,6 @@ from stochnet.bench.shapes import (
     set_thresholds,
 )
 from stochnet.bench.timing import Timing
-
-EXPERTS_PER_GATE = 16
 
 
 def make_networks(case, data):

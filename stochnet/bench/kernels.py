@@ -8,7 +8,7 @@ import numpy as np
 from stochnet._kernels import timing
 from stochnet._kernels.arrays import aligned_zeros, padded_rows, row_length
 from stochnet.bench.limits import best_seconds
-from stochnet.bench.shapes import SEED
+from stochnet.bench.shapes import EXPERTS_PER_GATE, SEED
 from stochnet.bench.timing import PAUSE, make_workers, share_out
 
 #: Most row indices that all sets of gates have together.
@@ -101,53 +101,84 @@ def random_gates(n_units, n_rows, density):
     return rows, fires.sum(axis=2, dtype=np.int32)
 
 
-def expert_kernels(network, X, density):
-    """Yield forward pass and update of the first layer's experts.
+def _gated(name, run, product, expert, x, gates, passes):
+    """A `Kernel` of gated experts, and the density of its gates.
 
-    Also returns, with each, the density of its gates.
+    Weights of active gates are read, and written as well where `passes` is 2.
+    """
+    (rows, counts), D = gates, expert.n
+    n_sets, n_gates, n_rows = rows.shape
+    experts_per_gate = len(expert.weight) // n_gates
+    # per repeat: pairs of a gate and a row, gates that are active
+    pairs, active = counts.sum() / n_sets, np.count_nonzero(counts) / n_sets
+    inputs = 4 * D * n_rows
+    kernel = Kernel(
+        name,
+        run,
+        n_gates,
+        2 * pairs * experts_per_gate * D,
+        passes * 4 * D * experts_per_gate * active + inputs,
+        expert.weight.nbytes + x.nbytes,
+        product,
+        4 * D * pairs,
+        inputs,
+    )
+    return kernel, float(pairs / (n_gates * n_rows))
+
+
+def expert_kernels(network, X, density):
+    """Yield kernels of the first layer's experts, and the density of their gates.
+
+    Forward pass and update of single experts; forward pass and gradient of blocks of
+    `EXPERTS_PER_GATE`, where the layer has whole ones.
     """
     expert, n_rows = network.layers[0].expert, len(X)
-    n_units, D = expert.values.shape
-    rows, counts = random_gates(n_units, n_rows, density)
-    x = padded_rows(X)
+    n_units, x = len(expert.weight), padded_rows(X)
+    gates = random_gates(n_units, n_rows, density)
     generator = np.random.default_rng(SEED)
     # too small to move a weight anywhere
     dH = generator.standard_normal((n_units, n_rows), dtype=np.float32) * 1e-6
     H = np.zeros_like(dH)
     optimizer = replace(network.main, learning_rate=1.0)
-    # per repeat: pairs that are computed, experts that are touched
-    pairs = counts.sum() / len(counts)
-    weights = 4 * D * np.count_nonzero(counts) / len(counts)
-    measured = float(pairs / (n_units * n_rows))
-    inputs = 4 * D * n_rows
-    resident = expert.weight.nbytes + x.nbytes
-    yield (
-        Kernel(
-            "expert forward",
-            lambda *r: timing.expert_forward(H, x, expert, rows, counts, *r),
-            n_units,
-            2 * pairs * D,
-            weights + inputs,
-            resident,
-            (expert.values, X.T),
-            4 * D * pairs,
-            inputs,
-        ),
-        measured,
+    forward, update = (expert.values, X.T), (dH, X)
+    yield _gated(
+        "expert forward",
+        lambda *r: timing.expert_forward(H, x, expert, *gates, *r),
+        forward,
+        expert,
+        x,
+        gates,
+        1,
     )
-    yield (
-        Kernel(
-            "expert update",
-            lambda *r: timing.expert_update(expert, optimizer, dH, x, rows, counts, *r),
-            n_units,
-            2 * pairs * D,
-            2 * weights + inputs,
-            resident,
-            (dH, X),
-            4 * D * pairs,
-            inputs,
-        ),
-        measured,
+    yield _gated(
+        "expert update",
+        lambda *r: timing.expert_update(expert, optimizer, dH, x, *gates, *r),
+        update,
+        expert,
+        x,
+        gates,
+        2,
+    )
+    if n_units % EXPERTS_PER_GATE:
+        return
+    blocks = random_gates(n_units // EXPERTS_PER_GATE, n_rows, density)
+    yield _gated(
+        "block forward",
+        lambda *r: timing.expert_forward(H, x, expert, *blocks, *r),
+        forward,
+        expert,
+        x,
+        blocks,
+        1,
+    )
+    yield _gated(
+        "block sum",
+        lambda *r: timing.block_sum(expert.weight, dH, x, *blocks, *r),
+        update,
+        expert,
+        x,
+        blocks,
+        2,
     )
 
 

@@ -19,6 +19,9 @@ MAX_NORM = 2.0
 #: Large enough that most weights change in a step, small enough not to go anywhere.
 LEARNING_RATE = 1e-5
 
+#: Experts that a gate of blocks switches.
+EXPERTS_PER_GATE = 16
+
 #: Relative error of a density that is timed.
 DENSITY_TOLERANCE = 0.1
 

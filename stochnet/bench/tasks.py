@@ -19,6 +19,7 @@ from stochnet.bench import (
 )
 from stochnet.bench.shapes import (
     DENSITY_TOLERANCE,
+    EXPERTS_PER_GATE,
     SEED,
     Case,
     Data,
@@ -258,7 +259,7 @@ def run_blocks(case, options):
     contenders, densities = blocks.contenders(case)
     timings = interleave(contenders, seconds=options.seconds)
     timings = {"stochnet": blocks.second_layer(timings)} | timings
-    notes = [f"{blocks.EXPERTS_PER_GATE} experts for each gate; second layer alone"]
+    notes = [f"{EXPERTS_PER_GATE} experts for each gate; second layer alone"]
     yield make_result(case, densities, timings, ["numpy sgemm"], notes=notes)
 
 
