@@ -17,7 +17,7 @@ typedef struct {
 /* Which blocks of `width` inputs (a multiple of SN_PAD) each row has; what a row x holds
    elsewhere is never read. */
 typedef struct {
-    int by_row; /* whether they are for the functions of block_row.c */
+    int by_row; /* whether the functions of block_row.c are faster */
     int64_t width, ld;
     const int32_t *list;  /* (rows, ld), ascending */
     const int32_t *last;  /* (rows): row r has the entries up to last[r] of its list, */

@@ -135,8 +135,6 @@ def test_step_of_any_shape(name, shape):
 BLOCKS = {
     "3 and 5": Shape(11, 9, (4, 6), (12, 20), 3, (3, 5)),
     "16 below": Shape(21, 20, (7, 5), (160, 33), 4, (16, 1)),
-    # rows have more blocks than are indexed at once, if a third of the gates fire
-    "many blocks": Shape(280, 12, (4, 5), (1600, 34), 3, (16, 17)),
     "32 below 16": Shape(18, 30, (6, 9, 3), (224, 96, 26), 3, (32, 16, 13)),
     "panels of blocks": Shape(24, 40, (20, 17), (528, 36), 5, (48, 9)),
     "large blocks": Shape(7, 6, (3, 2), (576, 12), 3, (144, 4)),
@@ -154,6 +152,23 @@ def test_step_with_block_gates(name, options, blocks, density):
     decays = {"main": Optimizer(alpha=0.3), "gater_optimizer": Optimizer(alpha=0.1)}
     network, X, y = make_problem(gater, BLOCKS[blocks], step=3, **decays)
     check_step(network, X, y, step=3)
+
+
+@pytest.mark.parametrize("density", [0.1, 0.3])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {}) for name in GATERS),
+        ("st", {"credit": "active"}),
+        ("st", {"credit": "probe"}),
+    ],
+)
+def test_step_with_more_blocks_than_are_indexed_at_once(name, options, density):
+    shape = Shape(280, 12, (4, 5), (1600, 34), 3, (16, 17))
+    gater = make(name, density=density, **options)
+    network, X, y = make_problem(gater, shape, step=3)
+    expected, _ = check_step(network, X, y, step=3)
+    assert expected.layers[0].active.sum() > 8192
 
 
 @pytest.mark.parametrize("n_experts", [5, 17])
