@@ -184,20 +184,18 @@ static void units_backward(sn_network *net, int64_t l, int gradients, int steps,
 
 /* ---- Gradient of a layer's input, a panel of inputs at a time -------------------- */
 
-/* The part of each row's blocks that lies in inputs [begin, end).
+/* The part of each row's blocks that lies in inputs [begin, end), begin a multiple of their
+   width.
    OUT first, last (n_rows). */
 static void blocks_within(int32_t *first, int32_t *last, const sn_blocks *all,
                           int64_t n_rows, int64_t begin, int64_t end)
 {
+    const int32_t least = (int32_t)(begin / all->width);
+    const int32_t behind = (int32_t)part_count(end, all->width);
     for (int64_t b = 0; b < n_rows; b++) {
         const int32_t *list = all->list + b * all->ld;
-        int32_t e = 0;
-        while (e < all->last[b] && list[e] * all->width < begin)
-            e++;
-        first[b] = e;
-        while (e < all->last[b] && list[e] * all->width < end)
-            e++;
-        last[b] = e;
+        first[b] = first_from(list, all->last[b], least);
+        last[b] = first_from(list, all->last[b], behind);
     }
 }
 

@@ -141,6 +141,14 @@ BLOCKS = {
 }
 
 
+def check_step_with_blocks(name, options, shape, density):
+    gater = make(name, noise_scale=0.7, density=density, **options)
+    decays = {"main": Optimizer(alpha=0.3), "gater_optimizer": Optimizer(alpha=0.1)}
+    network, X, y = make_problem(gater, shape, step=3, **decays)
+    expected, _ = check_step(network, X, y, step=3)
+    return expected
+
+
 @pytest.mark.parametrize(
     ("blocks", "density"),
     [*product(BLOCKS, [0.1, 0.3]), ("16 below", 0.6), ("32 below 16", 0.6)],
@@ -148,13 +156,10 @@ BLOCKS = {
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_step_with_block_gates(name, options, blocks, density):
     """Above a density of 0.5, layers above read all of their inputs."""
-    gater = make(name, noise_scale=0.7, density=density, **options)
-    decays = {"main": Optimizer(alpha=0.3), "gater_optimizer": Optimizer(alpha=0.1)}
-    network, X, y = make_problem(gater, BLOCKS[blocks], step=3, **decays)
-    check_step(network, X, y, step=3)
+    check_step_with_blocks(name, options, BLOCKS[blocks], density)
 
 
-@pytest.mark.parametrize("density", [0.1, 0.3])
+@pytest.mark.parametrize("density", [0.1, 0.3, 0.6])
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -165,17 +170,14 @@ def test_step_with_block_gates(name, options, blocks, density):
 )
 def test_step_with_more_blocks_than_are_indexed_at_once(name, options, density):
     shape = Shape(280, 12, (4, 5), (1600, 34), 3, (16, 17))
-    gater = make(name, density=density, **options)
-    network, X, y = make_problem(gater, shape, step=3)
-    expected, _ = check_step(network, X, y, step=3)
+    expected = check_step_with_blocks(name, options, shape, density)
     assert expected.layers[0].active.sum() > 8192
 
 
 @pytest.mark.parametrize("n_experts", [5, 17])
 def test_step_with_more_blocks_than_are_read_together(n_experts):
     shape = Shape(6, 5, (3, 2), (16 * 520, n_experts), 3, (16, 1))
-    network, X, y = make_problem(make("st", density=0.1), shape, step=3)
-    check_step(network, X, y, step=3)
+    check_step_with_blocks("st", {}, shape, 0.1)
 
 
 @pytest.mark.parametrize("seed", range(20))

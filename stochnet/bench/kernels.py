@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -13,7 +14,10 @@ from stochnet.bench.timing import PAUSE, make_workers, share_out
 
 #: Most row indices that all sets of gates have together.
 _MOST_INDICES = 1 << 24
-_MOST_SETS = 8
+_LEAST_SETS = 8
+
+#: Pairs of a gate and a row that all sets have together, where there is room.
+_LEAST_PAIRS = 2000
 
 
 class Shared:
@@ -93,15 +97,20 @@ def dense_rate(n_threads, repeats):
 
 
 def random_gates(n_units, n_rows, density):
-    """Sets of active rows, (n_sets, n_units, n_rows), and their counts."""
+    """Sets of active rows, (n_sets, n_units, n_rows), and their counts.
+
+    As many sets as have pairs enough for their density to be about the one asked for.
+    """
     generator = np.random.default_rng(SEED)
-    n_sets = int(np.clip(_MOST_INDICES // (n_units * n_rows), 1, _MOST_SETS))
+    size = n_units * n_rows
+    wanted = max(_LEAST_SETS, int(np.ceil(_LEAST_PAIRS / (size * density))))
+    n_sets = int(np.clip(_MOST_INDICES // size, 1, wanted))
     fires = generator.random((n_sets, n_units, n_rows), dtype=np.float32) < density
     rows = np.argsort(~fires, axis=2, kind="stable").astype(np.int32)
     return rows, fires.sum(axis=2, dtype=np.int32)
 
 
-def _gated(name, run, product, expert, x, gates, passes):
+def _gated(expert, x, name, function, arguments, gates, product, passes):
     """A `Kernel` of gated experts, and the density of its gates.
 
     Weights of active gates are read, and written as well where `passes` is 2.
@@ -114,7 +123,7 @@ def _gated(name, run, product, expert, x, gates, passes):
     inputs = 4 * D * n_rows
     kernel = Kernel(
         name,
-        run,
+        partial(function, *arguments, *gates),
         n_gates,
         2 * pairs * experts_per_gate * D,
         passes * 4 * D * experts_per_gate * active + inputs,
@@ -134,52 +143,23 @@ def expert_kernels(network, X, density):
     """
     expert, n_rows = network.layers[0].expert, len(X)
     n_units, x = len(expert.weight), padded_rows(X)
-    gates = random_gates(n_units, n_rows, density)
     generator = np.random.default_rng(SEED)
     # too small to move a weight anywhere
     dH = generator.standard_normal((n_units, n_rows), dtype=np.float32) * 1e-6
-    H = np.zeros_like(dH)
     optimizer = replace(network.main, learning_rate=1.0)
-    forward, update = (expert.values, X.T), (dH, X)
-    yield _gated(
-        "expert forward",
-        lambda *r: timing.expert_forward(H, x, expert, *gates, *r),
-        forward,
-        expert,
-        x,
-        gates,
-        1,
-    )
-    yield _gated(
-        "expert update",
-        lambda *r: timing.expert_update(expert, optimizer, dH, x, *gates, *r),
-        update,
-        expert,
-        x,
-        gates,
-        2,
-    )
-    if n_units % EXPERTS_PER_GATE:
-        return
-    blocks = random_gates(n_units // EXPERTS_PER_GATE, n_rows, density)
-    yield _gated(
-        "block forward",
-        lambda *r: timing.expert_forward(H, x, expert, *blocks, *r),
-        forward,
-        expert,
-        x,
-        blocks,
-        1,
-    )
-    yield _gated(
-        "block sum",
-        lambda *r: timing.block_sum(expert.weight, dH, x, *blocks, *r),
-        update,
-        expert,
-        x,
-        blocks,
-        2,
-    )
+    forward = timing.expert_forward, (np.zeros_like(dH), x, expert)
+    update = timing.expert_update, (expert, optimizer, dH, x)
+    block_sum = timing.block_sum, (expert.weight, dH, x)
+    outputs, gradients = (expert.values, X.T), (dH, X)
+
+    gated = partial(_gated, expert, x)
+    gates = random_gates(n_units, n_rows, density)
+    yield gated("expert forward", *forward, gates, outputs, passes=1)
+    yield gated("expert update", *update, gates, gradients, passes=2)
+    if n_units % EXPERTS_PER_GATE == 0:
+        gates = random_gates(n_units // EXPERTS_PER_GATE, n_rows, density)
+        yield gated("block forward", *forward, gates, outputs, passes=1)
+        yield gated("block sum", *block_sum, gates, gradients, passes=2)
 
 
 def dense_kernels(network, X):
