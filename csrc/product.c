@@ -226,14 +226,31 @@ DEFINE_UNIT_TILE(dot_1_by_few, SN_EACH_4, FEW_ROWS)
 typedef void dot_kernel(const dot_output *, const float *, int64_t, const row_piece *,
                         const int32_t *, uint64_t);
 
-/* One tile of units with all listed rows: three at a time, and what is left. */
+/* Asks for floats [from, end) of the weights of the tile of units that comes next. Returns
+   where to go on. */
+SN_INLINE int64_t ask_for_next_units(const float *next, int64_t ld_w, int64_t from,
+                                     int64_t end)
+{
+    for (int64_t u = 0; u < TILE_UNITS; u++)
+        sn_prefetch(next + u * ld_w + from, end - from);
+    return end;
+}
+
+/* One tile of units with all listed rows: three at a time, and what is left. The weights of
+   the next tile are asked for in shares, one before each tile of rows: at once they would fill
+   the buffers that rows come through. IN n_asked: floats of each of its units. */
 static void dot_rows(dot_kernel *three, dot_kernel *two, dot_kernel *one,
                      const dot_output *o, const float *w, int64_t ld_w,
-                     const row_piece *piece, const int32_t *rows, int64_t n_rows)
+                     const row_piece *piece, const int32_t *rows, int64_t n_rows,
+                     const float *next, int64_t n_asked)
 {
-    int64_t j = 0;
-    for (; j + 3 <= n_rows; j += 3)
+    const int64_t share = padded(part_count(piece->n, part_count(n_rows, 3)));
+    int64_t j = 0, asked = 0;
+    for (; j + 3 <= n_rows; j += 3) {
+        asked = ask_for_next_units(next, ld_w, asked, smaller(asked + share, n_asked));
         three(o, w, ld_w, piece, rows + j, filled_chunks(piece, rows + j, 3));
+    }
+    ask_for_next_units(next, ld_w, asked, n_asked);
     if (j + 2 == n_rows)
         two(o, w, ld_w, piece, rows + j, filled_chunks(piece, rows + j, 2));
     else if (j < n_rows)
@@ -251,9 +268,19 @@ static void dot_rows_of_unit(const dot_output *o, const float *w, const row_piec
         dot_1_by_1(o, w, 0, piece, rows + j, filled_chunks(piece, rows + j, 1));
 }
 
-/* All tiles of a piece of the listed rows. */
+/* Whether a tile asks for the weights of the next, where `left` units are not done with. Tiles
+   of eight do so for units of this call. Those of four, which are of processors with fewer
+   buffers, where rows are enough to hide it. */
+SN_INLINE int asks_for_next_units(int64_t left, int64_t n_rows, int64_t n)
+{
+    enum { ENOUGH = 13, LONG = 512 };
+    return TILE_UNITS == 8 ? left >= 2 * TILE_UNITS : n_rows >= ENOUGH && n >= LONG;
+}
+
+/* All tiles of a piece of the listed rows. IN behind: weights that are read after these. */
 static void dot_tiles(const dot_output *out, const float *w, int64_t ld_w, int64_t n_units,
-                      const row_piece *piece, const int32_t *rows, int64_t n_rows)
+                      const row_piece *piece, const int32_t *rows, int64_t n_rows,
+                      const float *behind)
 {
     for (int64_t i = 0, step; i < n_units; i += step) {
         const int64_t left = n_units - i;
@@ -261,17 +288,19 @@ static void dot_tiles(const dot_output *out, const float *w, int64_t ld_w, int64
                               out->bias ? out->bias + i : NULL, out->add,
                               rows + n_rows - 1};
         const float *wi = w + i * ld_w;
+        const float *next = left > TILE_UNITS ? wi + TILE_UNITS * ld_w : behind;
+        const int64_t n_asked = asks_for_next_units(left, n_rows, piece->n) ? piece->n : 0;
 #if TILE_UNITS == 8
         if (left >= 8) {
-            for (int u = 8; left >= 16 && u < 16; u++)
-                sn_prefetch(wi + u * ld_w, piece->n);
-            dot_rows(dot_8_by_3, dot_8_by_2, dot_8_by_1, &o, wi, ld_w, piece, rows, n_rows);
+            dot_rows(dot_8_by_3, dot_8_by_2, dot_8_by_1, &o, wi, ld_w, piece, rows, n_rows,
+                     next, n_asked);
             step = 8;
             continue;
         }
 #endif
         if (left >= 4)
-            dot_rows(dot_4_by_3, dot_4_by_2, dot_4_by_1, &o, wi, ld_w, piece, rows, n_rows);
+            dot_rows(dot_4_by_3, dot_4_by_2, dot_4_by_1, &o, wi, ld_w, piece, rows, n_rows,
+                     next, n_asked);
         else
             dot_rows_of_unit(&o, wi, piece, rows, n_rows);
         step = left >= 4 ? 4 : 1;
@@ -300,9 +329,11 @@ static void dot_products(float *out, int64_t ld_unit, int64_t ld_row, const floa
         const row_piece piece = piece_of(x, d, n);
         const int64_t step = rows_together(piece.n, n_rows);
         const dot_output o = {out, ld_unit, ld_row, bias, d > 0, NULL};
+        /* the next piece, or what the next call is probably for: successive gates */
+        const float *behind = d + length < n ? w + d + length : w + n_units * ld_w;
         for (int64_t r = 0; r < n_rows; r += step)
             dot_tiles(&o, w + d, ld_w, n_units, &piece, rows + r,
-                      r + step < n_rows ? step : n_rows - r);
+                      smaller(step, n_rows - r), behind);
     }
 }
 

@@ -100,6 +100,8 @@ def block_sum(weight, c, x, const int32_t[:, :, ::1] rows, const int32_t[:, ::1]
               first, last, repeats):
     """`repeats` times weight += c @ x over the active rows of gates first to last.
 
+    As in a training step, a gate's rows and gradients are in cache by then.
+
     Parameters
     ----------
     weight : ndarray of shape (n_experts, row_length(n_inputs)), float32
@@ -123,6 +125,9 @@ def block_sum(weight, c, x, const int32_t[:, :, ::1] rows, const int32_t[:, ::1]
         for r in range(n):
             s = r % n_sets
             for k in range(begin, end):
+                if k + 1 < end:
+                    sn_prefetch(<const float *>&rows[s, k + 1, 0], counts[s, k + 1])
+                    sn_prefetch(slopes + (k + 1) * size * ld_rows, size * ld_rows)
                 engine.weighted_sums(
                     w + k * size * ld, ld, indices, size, slopes + k * size * ld_rows,
                     ld_rows, 1, &inputs.c, &rows[s, k, 0], counts[s, k], ld, 1.0
