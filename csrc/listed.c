@@ -1,6 +1,7 @@
 /* Units with rows, one after the other, and asking for the weights of those that come: the
  * processor does not foresee them, and where they are far away they are most of the time.
  */
+#include "layout.h"
 #include "stochnet.h"
 #include "vector.h"
 
@@ -51,43 +52,66 @@ SN_INLINE int asks_far_ahead(const sn_parameters *p)
 #endif
 }
 
-/* Floats [d, d + n) of the weights of listed units, which are asked for one after the other. */
+/* Weights of units that come next. They are asked for in shares, between tiles of work: at once
+   they would fill the buffers that rows of x come through, and AMD's processors drop requests
+   that find no room. */
 typedef struct {
-    const float *weight; /* of unit 0, from d on */
-    int64_t ld, n;
+    const float *weight; /* of the first unit */
+    int64_t ld, n_units; /* 0: nothing is asked for */
+    int far;
+} next_weights;
+
+/* Asks for floats [from, end) of each unit. Returns where to go on. */
+SN_INLINE int64_t ask_for_share(const next_weights *next, int64_t from, int64_t end)
+{
+    for (int64_t u = 0; u < next->n_units; u++)
+        if (next->far)
+            sn_prefetch_L2(next->weight + u * next->ld + from, end - from);
+        else
+            sn_prefetch(next->weight + u * next->ld + from, end - from);
+    return end;
+}
+
+/* The share of n floats for each of so many tiles. */
+SN_INLINE int64_t share_of(int64_t n, int64_t n_tiles)
+{
+    return padded(part_count(n, n_tiles));
+}
+
+/* The weights of listed units, which are asked for one after the other. */
+typedef struct {
+    const float *weight; /* of unit 0, from where they are asked for */
+    int64_t ld;
     const int32_t *count;
     int64_t end;
     int64_t asked; /* units before it have been asked for, or are not to be */
     int far;
 } coming_weights;
 
-/* Asks for those of one unit more: to be called before each unit. */
-SN_INLINE void ask_for_next(coming_weights *coming)
+/* Those of one unit more, to be asked for during each unit. */
+SN_INLINE next_weights next_of(coming_weights *coming)
 {
     const int64_t k = next_listed(coming->count, coming->asked, coming->end);
     coming->asked = k + 1;
-    if (k >= coming->end)
-        return;
-    if (coming->far)
-        sn_prefetch_L2(coming->weight + k * coming->ld, coming->n);
-    else
-        sn_prefetch(coming->weight + k * coming->ld, coming->n);
+    return (next_weights){coming->weight + k * coming->ld, coming->ld, k < coming->end,
+                          coming->far};
 }
 
-/* Those of units [first, end) of p, but of the first, which is too near. */
+/* Floats [d, d + n) of those of units [first, end) of p, but of the first, which is too near. */
 SN_INLINE coming_weights coming_from(const sn_parameters *p, int64_t d, int64_t n,
                                      const int32_t *count, int64_t first, int64_t end)
 {
-    enum { UNITS_AHEAD = 3 };
+    enum { UNITS_AHEAD = 2 };
     const int64_t second = next_listed(count, first, end) + 1;
     coming_weights coming = {.weight = p->weight + d,
                              .ld = p->ld,
-                             .n = n,
                              .count = count,
                              .end = end,
                              .asked = second,
                              .far = asks_far_ahead(p)};
-    for (int i = 1; coming.far && i < UNITS_AHEAD; i++)
-        ask_for_next(&coming);
+    for (int i = 1; coming.far && i < UNITS_AHEAD; i++) {
+        const next_weights next = next_of(&coming);
+        ask_for_share(&next, 0, n);
+    }
     return coming;
 }

@@ -226,31 +226,20 @@ DEFINE_UNIT_TILE(dot_1_by_few, SN_EACH_4, FEW_ROWS)
 typedef void dot_kernel(const dot_output *, const float *, int64_t, const row_piece *,
                         const int32_t *, uint64_t);
 
-/* Asks for floats [from, end) of the weights of the tile of units that comes next. Returns
-   where to go on. */
-SN_INLINE int64_t ask_for_next_units(const float *next, int64_t ld_w, int64_t from,
-                                     int64_t end)
-{
-    for (int64_t u = 0; u < TILE_UNITS; u++)
-        sn_prefetch(next + u * ld_w + from, end - from);
-    return end;
-}
-
-/* One tile of units with all listed rows: three at a time, and what is left. The weights of
-   the next tile are asked for in shares, one before each tile of rows: at once they would fill
-   the buffers that rows come through. IN n_asked: floats of each of its units. */
+/* One tile of units with all listed rows: three at a time, and what is left. The next
+   tile's weights are asked for meanwhile. */
 static void dot_rows(dot_kernel *three, dot_kernel *two, dot_kernel *one,
                      const dot_output *o, const float *w, int64_t ld_w,
                      const row_piece *piece, const int32_t *rows, int64_t n_rows,
-                     const float *next, int64_t n_asked)
+                     const next_weights *next)
 {
-    const int64_t share = padded(part_count(piece->n, part_count(n_rows, 3)));
+    const int64_t share = share_of(piece->n, part_count(n_rows, 3));
     int64_t j = 0, asked = 0;
     for (; j + 3 <= n_rows; j += 3) {
-        asked = ask_for_next_units(next, ld_w, asked, smaller(asked + share, n_asked));
+        asked = ask_for_share(next, asked, smaller(asked + share, piece->n));
         three(o, w, ld_w, piece, rows + j, filled_chunks(piece, rows + j, 3));
     }
-    ask_for_next_units(next, ld_w, asked, n_asked);
+    ask_for_share(next, asked, piece->n);
     if (j + 2 == n_rows)
         two(o, w, ld_w, piece, rows + j, filled_chunks(piece, rows + j, 2));
     else if (j < n_rows)
@@ -288,19 +277,21 @@ static void dot_tiles(const dot_output *out, const float *w, int64_t ld_w, int64
                               out->bias ? out->bias + i : NULL, out->add,
                               rows + n_rows - 1};
         const float *wi = w + i * ld_w;
-        const float *next = left > TILE_UNITS ? wi + TILE_UNITS * ld_w : behind;
-        const int64_t n_asked = asks_for_next_units(left, n_rows, piece->n) ? piece->n : 0;
+        const next_weights next = {
+            .weight = left > TILE_UNITS ? wi + TILE_UNITS * ld_w : behind,
+            .ld = ld_w,
+            .n_units = asks_for_next_units(left, n_rows, piece->n) ? TILE_UNITS : 0};
 #if TILE_UNITS == 8
         if (left >= 8) {
             dot_rows(dot_8_by_3, dot_8_by_2, dot_8_by_1, &o, wi, ld_w, piece, rows, n_rows,
-                     next, n_asked);
+                     &next);
             step = 8;
             continue;
         }
 #endif
         if (left >= 4)
             dot_rows(dot_4_by_3, dot_4_by_2, dot_4_by_1, &o, wi, ld_w, piece, rows, n_rows,
-                     next, n_asked);
+                     &next);
         else
             dot_rows_of_unit(&o, wi, piece, rows, n_rows);
         step = left >= 4 ? 4 : 1;
@@ -386,17 +377,23 @@ static void finish_pairs(dot_pairs *pairs)
 #undef STEP
 
 /* out[rows[j]] = bias + w . x_rows[j] for one unit; what does not fill a tile waits in
-   `pairs`, of which the caller finishes the last. Same bits as dot_products. */
+   `pairs`, of which the caller finishes the last. Same bits as dot_products. The weights of
+   `next` are asked for meanwhile. */
 static void dot_products_of_unit(float *out, const float *w, float bias,
                                  const row_piece *piece, const int32_t *rows,
-                                 int64_t n_rows, dot_pairs *pairs)
+                                 int64_t n_rows, dot_pairs *pairs,
+                                 const next_weights *next)
 {
     /* as measured with vectors of eight floats; tiles of four have not been tried with others */
     enum { FEWEST = SN_LANES == 8 ? 3 : 5 };
     const dot_output o = {out, 0, 1, &bias, pairs->add, NULL};
-    int64_t j = 0;
-    for (; j + 8 <= n_rows; j += 8)
+    const int64_t share = share_of(piece->n, larger(n_rows / 8, 1));
+    int64_t j = 0, asked = 0;
+    for (; j + 8 <= n_rows; j += 8) {
+        asked = ask_for_share(next, asked, smaller(asked + share, piece->n));
         dot_1_by_8(&o, w, piece, rows + j, 8);
+    }
+    ask_for_share(next, asked, piece->n);
     for (int64_t few; (few = smaller(n_rows - j, 4)) >= FEWEST; j += few)
         dot_1_by_few(&o, w, piece, rows + j, few);
     for (; j < n_rows; j++) {
@@ -459,14 +456,14 @@ static void experts_on_piece(float *H, int64_t ld_rows, const sn_parameters *exp
         coming_weights coming = coming_from(expert, d, piece->n, count, first, end_asked);
         for (int64_t k = next_listed(count, first, end); k < end;
              k = next_listed(count, k + 1, end)) {
-            ask_for_next(&coming);
+            const next_weights next = next_of(&coming);
             const int32_t *own = rows + k * ld_rows;
             int32_t n = count[k];
             if (part < ld_rows)
                 n = rows_of_unit_below(&own, n, until, &done[k - first]);
             dot_products_of_unit(H + k * ld_rows, expert->weight + k * ld + d,
                                  expert->bias ? expert->bias[k] : 0.0f, piece, own, n,
-                                 &pairs);
+                                 &pairs, &next);
         }
     }
     finish_pairs(&pairs);

@@ -262,7 +262,7 @@ static void update_readout(sn_network *net, int64_t e, const float *y, const int
     sn_optimizer optimizer = net->main;
     optimizer.max_norm = 0.0f; /* the softmax layer has none (App. A.4) */
     const sn_rows gradients = {.x = net->logit_gradient, .ld = net->ld_classes};
-    const unit_gradient of = {y, &gradients, rows, count};
+    const unit_gradient of = {.c = y, .x = &gradients, .rows = rows, .count = count};
     row_squares squares = {{{0}}};
     if (count > 0 && !is_frozen(&optimizer))
         step_of_columns(&net->readout, e, &of, 0, net->ld_classes, &squares, gradient,

@@ -38,12 +38,14 @@ DEFINE_STEP(step_of_1, SN_EACH_1)
 #undef FINISH
 #undef DEFINE_STEP
 
-/* w = keep w + scale times the sum over the listed rows r, in their order, of c[r] v_r.
+/* w = keep w + scale times the sum over the listed rows r, in their order, of c[r] v_r. As many
+   floats of `next` are asked for.
    INOUT w (n), squares: what w has become is added. IN c, v, rows (count); n a multiple of
    SN_PAD. */
 static void add_listed_rows(float *w, row_squares *squares, const float *c, float scale,
                             const float *v, int64_t ld_v, const int32_t *rows,
-                            int32_t count, int64_t n, float keep)
+                            int32_t count, int64_t n, float keep,
+                            const next_weights *next)
 {
     row_squares all = *squares;
 #define TAKE(VECTORS)                                                                  \
@@ -54,6 +56,7 @@ static void add_listed_rows(float *w, row_squares *squares, const float *c, floa
         const int64_t left = (n - d) / SN_LANES;
         /* 24 of 32 registers, or 8 of 16: a wider group reads the listed rows less often */
         vectors = TILE_UNITS == 8 && left >= 24 ? 24 : left >= 8 ? 8 : left >= 4 ? 4 : 1;
+        ask_for_share(next, d, d + vectors * SN_LANES);
         switch (vectors) {
             TAKE(24)
             TAKE(8)
@@ -80,12 +83,13 @@ static void end_plain_step(sn_parameters *p, int64_t row, float bias_gradient,
 }
 
 /* What a unit's step is made of: the gradient c (n_rows) of its pre-activation on the listed
-   rows of x. */
+   rows of x; and what is asked for meanwhile. */
 typedef struct {
     const float *c;
     const sn_rows *x;
     const int32_t *rows;
     int32_t count;
+    next_weights next;
 } unit_gradient;
 
 /* Columns [d, d + n) of the step of unit `row` of p; with the last of them the rest of it.
@@ -100,7 +104,8 @@ static void step_of_columns(sn_parameters *p, int64_t row, const unit_gradient *
     if (!plain)
         memset(out + d, 0, (size_t)n * sizeof *out);
     add_listed_rows(out + d, squares, of->c, plain ? -o->learning_rate : 1.0f, of->x->x + d,
-                    of->x->ld, of->rows, of->count, n, plain ? plain_keep(o) : 1.0f);
+                    of->x->ld, of->rows, of->count, n, plain ? plain_keep(o) : 1.0f,
+                    &of->next);
     if (d + n < p->ld)
         return;
     float bias_gradient = 0.0f;
@@ -145,9 +150,9 @@ static void update_listed_units(sn_parameters *p, int64_t first, int64_t end,
         coming_weights coming = coming_from(p, d, n, count, first, end);
         for (int64_t k = next_listed(count, first, end); k < end;
              k = next_listed(count, k + 1, end)) {
-            ask_for_next(&coming);
             const int64_t i = k - first;
-            const unit_gradient of = {c + k * ld_rows, x, rows + k * ld_rows, count[k]};
+            const unit_gradient of = {c + k * ld_rows, x, rows + k * ld_rows, count[k],
+                                      next_of(&coming)};
             if (d == 0)
                 memset(squares + i, 0, sizeof *squares);
             step_of_columns(p, k, &of, d, n, squares + i, gradient + i * p->ld, optimizer);
