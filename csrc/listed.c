@@ -52,9 +52,13 @@ SN_INLINE int asks_far_ahead(const sn_parameters *p)
 #endif
 }
 
-/* Weights of units that come next. They are asked for in shares, between tiles of work: at once
-   they would fill the buffers that rows of x come through, and AMD's processors drop requests
-   that find no room. */
+/* Whether all weights that come next are asked for at once, and not in shares, between tiles of
+   work. At once they fill the buffers that rows of x come through, and Zen 3 drops requests that
+   find no room. With AVX-512 shares were as fast with 256 rows on Zen 4, slower with 32, and
+   have not been tried on others. */
+enum { ASKS_AT_ONCE = SN_LANES == 16 };
+
+/* Weights of units that come next. */
 typedef struct {
     const float *weight; /* of the first unit */
     int64_t ld, n_units; /* 0: nothing is asked for */
@@ -75,20 +79,20 @@ SN_INLINE int64_t ask_for_share(const next_weights *next, int64_t from, int64_t 
 /* The share of n floats for each of so many tiles. */
 SN_INLINE int64_t share_of(int64_t n, int64_t n_tiles)
 {
-    return padded(part_count(n, n_tiles));
+    return ASKS_AT_ONCE ? n : padded(part_count(n, n_tiles));
 }
 
 /* The weights of listed units, which are asked for one after the other. */
 typedef struct {
     const float *weight; /* of unit 0, from where they are asked for */
-    int64_t ld;
+    int64_t ld, n;       /* so many floats */
     const int32_t *count;
     int64_t end;
     int64_t asked; /* units before it have been asked for, or are not to be */
     int far;
 } coming_weights;
 
-/* Those of one unit more, to be asked for during each unit. */
+/* Those of one unit more. */
 SN_INLINE next_weights next_of(coming_weights *coming)
 {
     const int64_t k = next_listed(coming->count, coming->asked, coming->end);
@@ -97,14 +101,26 @@ SN_INLINE next_weights next_of(coming_weights *coming)
                           coming->far};
 }
 
+/* Those that are left to be asked for during a unit, of one unit more. */
+SN_INLINE next_weights next_in_shares(coming_weights *coming)
+{
+    next_weights next = next_of(coming);
+    if (ASKS_AT_ONCE) {
+        ask_for_share(&next, 0, coming->n);
+        next.n_units = 0;
+    }
+    return next;
+}
+
 /* Floats [d, d + n) of those of units [first, end) of p, but of the first, which is too near. */
 SN_INLINE coming_weights coming_from(const sn_parameters *p, int64_t d, int64_t n,
                                      const int32_t *count, int64_t first, int64_t end)
 {
-    enum { UNITS_AHEAD = 2 };
+    enum { UNITS_AHEAD = ASKS_AT_ONCE ? 3 : 2 };
     const int64_t second = next_listed(count, first, end) + 1;
     coming_weights coming = {.weight = p->weight + d,
                              .ld = p->ld,
+                             .n = n,
                              .count = count,
                              .end = end,
                              .asked = second,

@@ -456,7 +456,7 @@ static void experts_on_piece(float *H, int64_t ld_rows, const sn_parameters *exp
         coming_weights coming = coming_from(expert, d, piece->n, count, first, end_asked);
         for (int64_t k = next_listed(count, first, end); k < end;
              k = next_listed(count, k + 1, end)) {
-            const next_weights next = next_of(&coming);
+            const next_weights next = next_in_shares(&coming);
             const int32_t *own = rows + k * ld_rows;
             int32_t n = count[k];
             if (part < ld_rows)

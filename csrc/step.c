@@ -152,7 +152,7 @@ static void update_listed_units(sn_parameters *p, int64_t first, int64_t end,
              k = next_listed(count, k + 1, end)) {
             const int64_t i = k - first;
             const unit_gradient of = {c + k * ld_rows, x, rows + k * ld_rows, count[k],
-                                      next_of(&coming)};
+                                      next_in_shares(&coming)};
             if (d == 0)
                 memset(squares + i, 0, sizeof *squares);
             step_of_columns(p, k, &of, d, n, squares + i, gradient + i * p->ld, optimizer);
