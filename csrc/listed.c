@@ -52,22 +52,24 @@ SN_INLINE int asks_far_ahead(const sn_parameters *p)
 #endif
 }
 
-/* Whether all weights that come next are asked for at once, and not in shares, between tiles of
+/* Whether weights that come next are asked for all at once, and not in shares, between tiles of
    work. At once they fill the buffers that rows of x come through, and Zen 3 drops requests that
    find no room. With AVX-512 shares were as fast with 256 rows on Zen 4, slower with 32, and
    have not been tried on others. */
 enum { ASKS_AT_ONCE = SN_LANES == 16 };
 
-/* Weights of units that come next. */
+/* n floats of each of the units that come next. */
 typedef struct {
-    const float *weight; /* of the first unit */
-    int64_t ld, n_units; /* 0: nothing is asked for */
+    const float *weight;    /* of the first unit */
+    int64_t ld, n, n_units; /* no units: nothing is asked for */
     int far;
 } next_weights;
 
-/* Asks for floats [from, end) of each unit. Returns where to go on. */
-SN_INLINE int64_t ask_for_share(const next_weights *next, int64_t from, int64_t end)
+/* Asks for a share of so many floats of each unit, or for what is left, from `from` on. Returns
+   where to go on. */
+SN_INLINE int64_t ask_for_share(const next_weights *next, int64_t from, int64_t share)
 {
+    const int64_t end = ASKS_AT_ONCE ? next->n : smaller(from + share, next->n);
     for (int64_t u = 0; u < next->n_units; u++)
         if (next->far)
             sn_prefetch_L2(next->weight + u * next->ld + from, end - from);
@@ -76,10 +78,10 @@ SN_INLINE int64_t ask_for_share(const next_weights *next, int64_t from, int64_t 
     return end;
 }
 
-/* The share of n floats for each of so many tiles. */
-SN_INLINE int64_t share_of(int64_t n, int64_t n_tiles)
+/* The share of each of so many tiles. */
+SN_INLINE int64_t share_of(const next_weights *next, int64_t n_tiles)
 {
-    return ASKS_AT_ONCE ? n : padded(part_count(n, n_tiles));
+    return padded(part_count(next->n, n_tiles));
 }
 
 /* The weights of listed units, which are asked for one after the other. */
@@ -92,24 +94,17 @@ typedef struct {
     int far;
 } coming_weights;
 
-/* Those of one unit more. */
+/* Those of one unit more, to be asked for during each unit. */
 SN_INLINE next_weights next_of(coming_weights *coming)
 {
-    const int64_t k = next_listed(coming->count, coming->asked, coming->end);
+    const int64_t k = smaller(next_listed(coming->count, coming->asked, coming->end),
+                              coming->end);
     coming->asked = k + 1;
-    return (next_weights){coming->weight + k * coming->ld, coming->ld, k < coming->end,
-                          coming->far};
-}
-
-/* Those that are left to be asked for during a unit, of one unit more. */
-SN_INLINE next_weights next_in_shares(coming_weights *coming)
-{
-    next_weights next = next_of(coming);
-    if (ASKS_AT_ONCE) {
-        ask_for_share(&next, 0, coming->n);
-        next.n_units = 0;
-    }
-    return next;
+    return (next_weights){.weight = coming->weight + k * coming->ld,
+                          .ld = coming->ld,
+                          .n = coming->n,
+                          .n_units = k < coming->end,
+                          .far = coming->far};
 }
 
 /* Floats [d, d + n) of those of units [first, end) of p, but of the first, which is too near. */

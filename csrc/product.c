@@ -233,13 +233,13 @@ static void dot_rows(dot_kernel *three, dot_kernel *two, dot_kernel *one,
                      const row_piece *piece, const int32_t *rows, int64_t n_rows,
                      const next_weights *next)
 {
-    const int64_t share = share_of(piece->n, part_count(n_rows, 3));
+    const int64_t share = share_of(next, part_count(n_rows, 3));
     int64_t j = 0, asked = 0;
     for (; j + 3 <= n_rows; j += 3) {
-        asked = ask_for_share(next, asked, smaller(asked + share, piece->n));
+        asked = ask_for_share(next, asked, share);
         three(o, w, ld_w, piece, rows + j, filled_chunks(piece, rows + j, 3));
     }
-    ask_for_share(next, asked, piece->n);
+    ask_for_share(next, asked, next->n);
     if (j + 2 == n_rows)
         two(o, w, ld_w, piece, rows + j, filled_chunks(piece, rows + j, 2));
     else if (j < n_rows)
@@ -280,6 +280,7 @@ static void dot_tiles(const dot_output *out, const float *w, int64_t ld_w, int64
         const next_weights next = {
             .weight = left > TILE_UNITS ? wi + TILE_UNITS * ld_w : behind,
             .ld = ld_w,
+            .n = piece->n,
             .n_units = asks_for_next_units(left, n_rows, piece->n) ? TILE_UNITS : 0};
 #if TILE_UNITS == 8
         if (left >= 8) {
@@ -320,7 +321,8 @@ static void dot_products(float *out, int64_t ld_unit, int64_t ld_row, const floa
         const row_piece piece = piece_of(x, d, n);
         const int64_t step = rows_together(piece.n, n_rows);
         const dot_output o = {out, ld_unit, ld_row, bias, d > 0, NULL};
-        /* the next piece, or what the next call is probably for: successive gates */
+        /* the next piece, or what the next call is probably for: successive gates; past the
+           last there may be nothing, which a request may ask for */
         const float *behind = d + length < n ? w + d + length : w + n_units * ld_w;
         for (int64_t r = 0; r < n_rows; r += step)
             dot_tiles(&o, w + d, ld_w, n_units, &piece, rows + r,
@@ -387,13 +389,13 @@ static void dot_products_of_unit(float *out, const float *w, float bias,
     /* as measured with vectors of eight floats; tiles of four have not been tried with others */
     enum { FEWEST = SN_LANES == 8 ? 3 : 5 };
     const dot_output o = {out, 0, 1, &bias, pairs->add, NULL};
-    const int64_t share = share_of(piece->n, larger(n_rows / 8, 1));
+    const int64_t share = share_of(next, larger(n_rows / 8, 1));
     int64_t j = 0, asked = 0;
     for (; j + 8 <= n_rows; j += 8) {
-        asked = ask_for_share(next, asked, smaller(asked + share, piece->n));
+        asked = ask_for_share(next, asked, share);
         dot_1_by_8(&o, w, piece, rows + j, 8);
     }
-    ask_for_share(next, asked, piece->n);
+    ask_for_share(next, asked, next->n);
     for (int64_t few; (few = smaller(n_rows - j, 4)) >= FEWEST; j += few)
         dot_1_by_few(&o, w, piece, rows + j, few);
     for (; j < n_rows; j++) {
@@ -456,7 +458,7 @@ static void experts_on_piece(float *H, int64_t ld_rows, const sn_parameters *exp
         coming_weights coming = coming_from(expert, d, piece->n, count, first, end_asked);
         for (int64_t k = next_listed(count, first, end); k < end;
              k = next_listed(count, k + 1, end)) {
-            const next_weights next = next_in_shares(&coming);
+            const next_weights next = next_of(&coming);
             const int32_t *own = rows + k * ld_rows;
             int32_t n = count[k];
             if (part < ld_rows)

@@ -52,11 +52,11 @@ static void add_listed_rows(float *w, row_squares *squares, const float *c, floa
     case VECTORS:                                                                      \
         step_of_##VECTORS(w + d, &all, c, scale, v + d, ld_v, rows, count, keep);      \
         break;
-    for (int64_t d = 0, vectors; d < n; d += vectors * SN_LANES) {
+    for (int64_t d = 0, asked = 0, vectors; d < n; d += vectors * SN_LANES) {
         const int64_t left = (n - d) / SN_LANES;
         /* 24 of 32 registers, or 8 of 16: a wider group reads the listed rows less often */
         vectors = TILE_UNITS == 8 && left >= 24 ? 24 : left >= 8 ? 8 : left >= 4 ? 4 : 1;
-        ask_for_share(next, d, d + vectors * SN_LANES);
+        asked = ask_for_share(next, asked, vectors * SN_LANES);
         switch (vectors) {
             TAKE(24)
             TAKE(8)
@@ -152,7 +152,7 @@ static void update_listed_units(sn_parameters *p, int64_t first, int64_t end,
              k = next_listed(count, k + 1, end)) {
             const int64_t i = k - first;
             const unit_gradient of = {c + k * ld_rows, x, rows + k * ld_rows, count[k],
-                                      next_in_shares(&coming)};
+                                      next_of(&coming)};
             if (d == 0)
                 memset(squares + i, 0, sizeof *squares);
             step_of_columns(p, k, &of, d, n, squares + i, gradient + i * p->ld, optimizer);
