@@ -6,6 +6,8 @@ end up in one module, and an OpenMP that may be missing.
 
 Environment variables
     STOCHNET_OPENMP=0   build the serial version even if there is OpenMP
+    STOCHNET_EMULATE=1  build AVX-512's code for processors without it as well,
+                        slow, for tests: STOCHNET_SIMD=avx512_emulated
     STOCHNET_WERROR=1   strict warnings in the engine, all of them errors
 """
 
@@ -55,6 +57,16 @@ ENGINE_SOURCES = [
     ("csrc/simd/baseline.c", [], [], None),
     ("csrc/simd/dispatch.c", [], [], None),
 ]
+if os.environ.get("STOCHNET_EMULATE") == "1":
+    # Such vectors pass between functions in memory, of which GCC likes to warn.
+    ENGINE_SOURCES.append(
+        (
+            "csrc/simd/avx512_emulated.c",
+            AVX2,
+            ["-Wno-psabi"],
+            "STOCHNET_AVX512_EMULATED",
+        )
+    )
 
 OPENMP_CANDIDATES = [(["-fopenmp"], ["-fopenmp"])]
 if sys.platform == "darwin":

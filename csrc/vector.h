@@ -48,7 +48,8 @@ SN_DEFINE_PREFETCH(sn_prefetch_L2, 2)
 
 /* Loads v once, for several uses: GCC would read it from memory again at each of them, and
    a tile that has all its operands in cache waits for nothing but loads. */
-#if defined(__x86_64__)
+#if defined(SN_IN_REGISTER) /* already, see simd/avx512_emulated.h */
+#elif defined(__x86_64__)
 #define SN_IN_REGISTER(v) __asm__("" : "+v"(v))
 #elif defined(__aarch64__)
 #define SN_IN_REGISTER(v) __asm__("" : "+w"(v))

@@ -27,7 +27,12 @@ KERNEL_TESTS = [
         "update",
     )
 ]
-WIDE_REGISTERS = {"baseline": set(), "avx2": {"y"}, "avx512": {"y", "z"}}
+WIDE_REGISTERS = {
+    "baseline": set(),
+    "avx2": {"y"},
+    "avx512": {"y", "z"},
+    "avx512_emulated": {"y"},
+}
 OBJECTS = [
     path
     for path in sorted(TESTS.parent.glob("build/engine.*/csrc/simd/*.o"))
@@ -56,11 +61,12 @@ def run(arguments, simd):
 def test_the_engine_in_use_is_available():
     available = engine.simd_available()
     assert engine.simd() in available
-    assert available[-1] == "baseline"
+    assert "baseline" in available
     assert len(set(available)) == len(available)
 
 
 def test_the_best_is_the_default():
+    assert not engine.simd_available()[0].endswith("emulated")
     done = run(["-c", PRINT_SIMD], None)
     assert done.stdout.split() == [engine.simd_available()[0]], done.stderr
     done = run(["-c", PRINT_SIMD], "")

@@ -30,6 +30,10 @@ static int has_avx512(void)
 }
 #endif
 
+#if defined(STOCHNET_AVX512_EMULATED)
+extern const sn_engine sn_engine_avx512_emulated;
+#endif
+
 static int asked_for(const char *name, const sn_engine *engine)
 {
     return !name || strcmp(name, engine->name) == 0;
@@ -44,6 +48,10 @@ const sn_engine *sn_select(const char *name)
 #if defined(STOCHNET_AVX2)
     if (asked_for(name, &sn_engine_avx2) && has_avx2())
         return &sn_engine_avx2;
+#endif
+#if defined(STOCHNET_AVX512_EMULATED) /* slow: only where it is asked for */
+    if (name && asked_for(name, &sn_engine_avx512_emulated) && has_avx2())
+        return &sn_engine_avx512_emulated;
 #endif
     return asked_for(name, &sn_engine_baseline) ? &sn_engine_baseline : NULL;
 }

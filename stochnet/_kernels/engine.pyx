@@ -10,7 +10,7 @@ cdef extern from *:
 
 def simd_available():
     """Instruction sets that this build offers on this machine, best first."""
-    names = ("avx512", "avx2", "baseline")
+    names = ("avx512", "avx2", "baseline", "avx512_emulated")
     return tuple(name for name in names if sn_select(name.encode()) != NULL)
 
 
@@ -28,7 +28,7 @@ engine = sn_select(_choose())
 
 
 def simd():
-    """The instruction set in use: "avx512", "avx2" or "baseline"."""
+    """The instruction set in use, one of `simd_available`."""
     return engine.name.decode()
 
 
