@@ -19,9 +19,9 @@ from helpers import (
     make_problem,
     oracle_noise,
 )
+from network_checks import BLOCKS, BOUND, SETTINGS, check_step, compare, train_both
 from sklearn.datasets import load_digits
 from sklearn.preprocessing import StandardScaler
-from test_network import BLOCKS, BOUND, SETTINGS, check_step, compare, train_both
 from test_simd import run
 
 from stochnet import GatedMLPClassifier

@@ -1,7 +1,7 @@
 """Float64 NumPy reference of one training step and of prediction.
 
 The compiled float32 kernels are compared with these functions, and
-``test_oracle.py`` compares these functions with finite differences, exact sums
+``test_oracle*.py`` compare these functions with finite differences, exact sums
 and closed formulas. Nothing here is fast, and nothing here draws random numbers:
 all noise is an argument, so that kernel and oracle can be given the same.
 
