@@ -226,7 +226,8 @@ def make_problem(
         for layer in network.layers:
             layer.gate.bias_values[:] += np.float32(shift)
         X, y = make_batch(shape, seed=seed, filled=filled, nonzero=nonzero)
-        expected, noises = oracle_step(network, X, y, step)
+        *_, noises = given = oracle_arguments(network, X, y, step)
+        expected = oracle.forward(*given)
         fire = all(layer.active.all() for layer in expected.layers)
         if margin(network, expected, noises) > flip and fire >= all_fire:
             return network, X, y
@@ -295,15 +296,20 @@ def oracle_noise(network, n_rows, step, *, mode="training", row=0):
     return noises
 
 
-def oracle_step(network, X, y, step):
-    """The oracle's `StepResult` for the noise of mini-batch `step`, and that noise."""
+def oracle_arguments(network, X, y, step):
+    """What the oracle takes for mini-batch `step`; the noise is the last."""
     noises = oracle_noise(network, len(X), step)
     gaters = [
         oracle_gater(layer.gater, float(layer.penalty_weight[0]))
         for layer in network.layers
     ]
-    params = oracle_parameters(network)
-    return oracle.loss_and_gradient(params, X, y, gaters, noises), noises
+    return oracle_parameters(network), X, y, gaters, noises
+
+
+def oracle_step(network, X, y, step):
+    """The oracle's `StepResult` for the noise of mini-batch `step`, and that noise."""
+    *_, noises = given = oracle_arguments(network, X, y, step)
+    return oracle.loss_and_gradient(*given), noises
 
 
 def margin(network, result, noises):
