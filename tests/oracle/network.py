@@ -128,7 +128,9 @@ def cross_entropy(logits, y):
     -------
     ndarray of shape (B,)
     """
-    return -log_softmax(logits, axis=1)[np.arange(len(y)), y]
+    # what scipy.special.log_softmax checks takes a fifth of the time of all differences
+    log_total = np.logaddexp.reduce(logits, axis=1)
+    return log_total - logits[np.arange(len(y)), y]
 
 
 def per_expert(values, n_experts):
