@@ -9,7 +9,10 @@ cdef extern from *:
 
 
 def simd_available():
-    """Instruction sets that this build offers on this machine, best first."""
+    """Instruction sets that this build offers on this machine, best first.
+
+    Behind them all is what is emulated, in a build for tests.
+    """
     names = ("avx512", "avx2", "baseline", "avx512_emulated")
     return tuple(name for name in names if sn_select(name.encode()) != NULL)
 
