@@ -43,20 +43,46 @@ typedef struct {
     sn_words unit, block;
 } sn_places;
 
+/* Blocks behind a unit's last are the next unit's. */
+SN_INLINE void carry(sn_places *places, uint64_t n_blocks)
+{
+    const sn_words zero = {0}, last = zero + (n_blocks - 1);
+    /* -1 where the next unit begins; in halves, as all machines compare those */
+    const sn_words next = (sn_words)((sn_int_vec)places->block > (sn_int_vec)last);
+    places->unit += next & 1;
+    places->block -= next & n_blocks;
+}
+
+/* From the first block of unit `first` on. Never lane by lane: a vector that is read just after
+   its parts were written waits for all that was written before. */
+SN_INLINE sn_places places_from(uint32_t first, uint64_t n_blocks)
+{
+    const sn_words zero = {0};
+#if SN_LANES == 16
+    const sn_words lane = {0, 1, 2, 3, 4, 5, 6, 7};
+#elif SN_LANES == 8
+    const sn_words lane = {0, 1, 2, 3};
+#else
+    const sn_words lane = {0, 1};
+#endif
+    sn_places places = {zero + first, lane};
+    for (uint64_t i = n_blocks; i < SN_WORDS; i += n_blocks)
+        carry(&places, n_blocks);
+    return places;
+}
+
 /* OUT c: the counters of `places`, which move on by SN_WORDS. */
 SN_INLINE void next_counters(sn_words c[4], sn_places *places, const sn_draw *draw,
                              uint32_t purpose, uint64_t n_blocks)
 {
-    const sn_words zero = {0}, last = zero + (n_blocks - 1);
+    const sn_words zero = {0};
     c[0] = places->unit;
     c[1] = places->block + draw->row / 4;
     c[2] = zero + draw->step;
     c[3] = zero + (draw->layer << 8 | draw->mode << 4 | purpose);
     places->block += SN_WORDS % n_blocks;
-    /* -1 where the next unit begins; in halves, as all machines compare those */
-    const sn_words next = (sn_words)((sn_int_vec)places->block > (sn_int_vec)last);
-    places->unit += SN_WORDS / n_blocks + (next & 1);
-    places->block -= next & n_blocks;
+    places->unit += SN_WORDS / n_blocks;
+    carry(places, n_blocks);
 }
 
 /* Uniform draws of n_units units from `first` on for n rows each, from draw->row on, one
@@ -69,12 +95,7 @@ static void uniforms(float *restrict out, const sn_draw *draw, uint32_t purpose,
     const sn_draw of = *draw;
     const uint64_t n_blocks = (uint64_t)n / 4;
     const int64_t count = n_units * n;
-    sn_places places;
-    memset(&places, 0, sizeof places);
-    for (uint64_t i = 0; i < SN_WORDS; i++) {
-        places.unit[i] = first + i / n_blocks;
-        places.block[i] = i % n_blocks;
-    }
+    sn_places places = places_from(first, n_blocks);
     for (int64_t i = 0; i < count; i += AT_ONCE) {
         float end[AT_ONCE], *place = i + AT_ONCE <= count ? out + i : end;
         sn_words c[4], d[4];
