@@ -170,8 +170,6 @@ DEFINE_DOT_TILE(dot_4_by_3, SN_EACH_4, SN_EACH_3, _3, FOUR_BY_3(0, 1, 2, 3))
 DEFINE_DOT_TILE(dot_4_by_2, SN_EACH_4, SN_EACH_2, _2,
                 FOUR_UNITS(0, 1, 2, 3, 0) FOUR_UNITS(0, 1, 2, 3, 1))
 DEFINE_DOT_TILE(dot_4_by_1, SN_EACH_4, SN_EACH_1, _1, FOUR_UNITS(0, 1, 2, 3, 0))
-DEFINE_DOT_TILE(dot_1_by_1, SN_EACH_1, SN_EACH_1, _1,
-                store_dot(o, 0, rows[0], sn_sum(sum00));)
 #undef START
 #undef LOAD
 #undef STEP
@@ -186,42 +184,63 @@ enum { STRIDE = 4 * SN_LANES };
 #define STEP(i, j) sum0##i += weight##j * sn_load(row##i + d + j * SN_LANES);
 #define STEP_1(i) SN_WITH_1(STEP, i)
 #define STEP_4(i) SN_WITH_4(STEP, i)
-#define DEFINE_UNIT_TILE(NAME, EACH_ROW, FINISH)                                       \
-    static void NAME(const dot_output *o, const float *w, const row_piece *piece,      \
-                     const int32_t *rows, int64_t n_rows)                              \
+/* A tile asks for what it takes of its own weights of others as well, where these are given. */
+#define DEFINE_UNIT_TILE(N_ROWS, FINISH)                                               \
+    static void dot_1_by_##N_ROWS##_rows(const dot_output *o, const float *w,          \
+                                         const float *asked, const row_piece *piece,   \
+                                         const int32_t *rows)                          \
     {                                                                                  \
-        uint64_t filled = filled_chunks(piece, rows, n_rows);                          \
-        EACH_ROW(ROW)                                                                  \
-        EACH_ROW(START)                                                                \
+        uint64_t filled = filled_chunks(piece, rows, N_ROWS);                          \
+        SN_EACH_##N_ROWS(ROW)                                                          \
+        SN_EACH_##N_ROWS(START)                                                        \
         for (int64_t d, end; filled != 0;) {                                           \
             filled = next_run(&d, &end, filled);                                       \
             for (; d + STRIDE <= end; d += STRIDE) {                                   \
+                if (asked)                                                             \
+                    sn_prefetch_L2(asked + d, STRIDE);                                 \
                 SN_EACH_4(WEIGHT)                                                      \
-                EACH_ROW(STEP_4)                                                       \
+                SN_EACH_##N_ROWS(STEP_4)                                               \
             }                                                                          \
             for (; d < end; d += SN_LANES) {                                           \
                 SN_EACH_1(WEIGHT)                                                      \
-                EACH_ROW(STEP_1)                                                       \
+                SN_EACH_##N_ROWS(STEP_1)                                               \
             }                                                                          \
         }                                                                              \
         FINISH                                                                         \
     }
-DEFINE_UNIT_TILE(dot_1_by_8, SN_EACH_8, FOUR_ROWS(0, 1, 2, 3) FOUR_ROWS(4, 5, 6, 7))
-#undef ROW
-
-/* Three or four rows; of three the last is computed twice, and written once. */
-#define ROW(j) const float *row##j = piece->x + rows[smaller(j, n_rows - 1)] * piece->ld;
-#define FEW_ROWS                                                                       \
-    const sn_four sums = sn_sum_4(sum00, sum01, sum02, sum03);                         \
-    for (int64_t j = 0; j < n_rows; j++)                                               \
-        store_dot(o, 0, rows[j], sums[j]);
-DEFINE_UNIT_TILE(dot_1_by_few, SN_EACH_4, FEW_ROWS)
+/* The last n rows, from j0 on; of fewer than three the last is named again. */
+#define LAST_ROWS(n, j0, j1, j2)                                                       \
+    {                                                                                  \
+        const sn_four sums = sn_sum_4(sum0##j0, sum0##j1, sum0##j2, sum0##j2);         \
+        for (int r = 0; r < n; r++)                                                    \
+            store_dot(o, 0, rows[j0 + r], sums[r]);                                    \
+    }
+DEFINE_UNIT_TILE(1, LAST_ROWS(1, 0, 0, 0))
+DEFINE_UNIT_TILE(2, LAST_ROWS(2, 0, 1, 1))
+DEFINE_UNIT_TILE(3, LAST_ROWS(3, 0, 1, 2))
+DEFINE_UNIT_TILE(4, FOUR_ROWS(0, 1, 2, 3))
+DEFINE_UNIT_TILE(5, FOUR_ROWS(0, 1, 2, 3) LAST_ROWS(1, 4, 4, 4))
+DEFINE_UNIT_TILE(6, FOUR_ROWS(0, 1, 2, 3) LAST_ROWS(2, 4, 5, 5))
+DEFINE_UNIT_TILE(7, FOUR_ROWS(0, 1, 2, 3) LAST_ROWS(3, 4, 5, 6))
+DEFINE_UNIT_TILE(8, FOUR_ROWS(0, 1, 2, 3) FOUR_ROWS(4, 5, 6, 7))
 #undef ROW
 #undef START
 #undef WEIGHT
 #undef STEP
-#undef FEW_ROWS
+#undef LAST_ROWS
 #undef DEFINE_UNIT_TILE
+
+/* One unit with so many rows, 1 to 8. */
+static void dot_1_by(int64_t n_rows, const dot_output *o, const float *w, const float *asked,
+                     const row_piece *piece, const int32_t *rows)
+{
+    typedef void unit_kernel(const dot_output *, const float *, const float *,
+                             const row_piece *, const int32_t *);
+    static unit_kernel *const kernels[] = {
+        dot_1_by_1_rows, dot_1_by_2_rows, dot_1_by_3_rows, dot_1_by_4_rows,
+        dot_1_by_5_rows, dot_1_by_6_rows, dot_1_by_7_rows, dot_1_by_8_rows};
+    kernels[n_rows - 1](o, w, asked, piece, rows);
+}
 
 typedef void dot_kernel(const dot_output *, const float *, int64_t, const row_piece *,
                         const int32_t *, uint64_t);
@@ -250,11 +269,8 @@ static void dot_rows(dot_kernel *three, dot_kernel *two, dot_kernel *one,
 static void dot_rows_of_unit(const dot_output *o, const float *w, const row_piece *piece,
                              const int32_t *rows, int64_t n_rows)
 {
-    int64_t j = 0;
-    for (; j + 8 <= n_rows; j += 8)
-        dot_1_by_8(o, w, piece, rows + j, 8);
-    for (; j < n_rows; j++)
-        dot_1_by_1(o, w, 0, piece, rows + j, filled_chunks(piece, rows + j, 1));
+    for (int64_t j = 0; j < n_rows; j += 8)
+        dot_1_by(smaller(n_rows - j, 8), o, w, NULL, piece, rows + j);
 }
 
 /* Whether a tile asks for the weights of the next, where `left` units are not done with. Tiles
@@ -281,6 +297,7 @@ static void dot_tiles(const dot_output *out, const float *w, int64_t ld_w, int64
             .weight = left > TILE_UNITS ? wi + TILE_UNITS * ld_w : behind,
             .ld = ld_w,
             .n = piece->n,
+            .how = {.into_L2 = SN_LANES == 16},
             .n_units = asks_for_next_units(left, n_rows, piece->n) ? TILE_UNITS : 0};
 #if TILE_UNITS == 8
         if (left >= 8) {
@@ -386,18 +403,23 @@ static void dot_products_of_unit(float *out, const float *w, float bias,
                                  int64_t n_rows, dot_pairs *pairs,
                                  const next_weights *next)
 {
-    /* as measured with vectors of eight floats; tiles of four have not been tried with others */
-    enum { FEWEST = SN_LANES == 8 ? 3 : 5 };
+    /* as measured with AVX-512 on Intel's processors, and with AVX2 */
+    enum {
+        FEWEST = SN_LANES == 16 ? 1 : SN_LANES == 8 ? 3 : 5,
+        MOST = SN_LANES == 16 ? 8 : 4
+    };
     const dot_output o = {out, 0, 1, &bias, pairs->add, NULL};
-    const int64_t share = share_of(next, larger(n_rows / 8, 1));
+    const float *in_turns = asked_in_turns(next);
+    const int64_t share = in_turns ? 0 : share_of(next, larger(n_rows / 8, 1));
     int64_t j = 0, asked = 0;
     for (; j + 8 <= n_rows; j += 8) {
         asked = ask_for_share(next, asked, share);
-        dot_1_by_8(&o, w, piece, rows + j, 8);
+        dot_1_by_8_rows(&o, w, j == 0 ? in_turns : NULL, piece, rows + j);
     }
-    ask_for_share(next, asked, next->n);
-    for (int64_t few; (few = smaller(n_rows - j, 4)) >= FEWEST; j += few)
-        dot_1_by_few(&o, w, piece, rows + j, few);
+    if (!in_turns)
+        ask_for_share(next, asked, next->n);
+    for (int64_t few; (few = smaller(n_rows - j, MOST)) >= FEWEST; j += few)
+        dot_1_by(few, &o, w, j == 0 ? in_turns : NULL, piece, rows + j);
     for (; j < n_rows; j++) {
         const int i = pairs->count++;
         pairs->w[i] = w;
@@ -450,7 +472,8 @@ static void experts_on_piece(float *H, int64_t ld_rows, const sn_parameters *exp
 {
     const int64_t ld = expert->ld;
     /* with few rows asking for weights costs more than it saves, but where it is done ahead */
-    const int asks = listed_rows(count, first, end) > end - first || asks_far_ahead(expert);
+    const int asks = listed_rows(count, first, end) > end - first ||
+                     asking_for(expert).units_ahead > 1 || asking_for(expert).in_turns;
     const int64_t end_asked = asks ? end : first;
     dot_pairs pairs = {.add = d > 0};
     int32_t done[UNITS_TOGETHER] = {0};

@@ -75,8 +75,10 @@ SN_DEFINE_PREFETCH(sn_prefetch_L2, 2)
 #define SN_EACH_2(F) SN_EACH_1(F) F(1)
 #define SN_EACH_3(F) SN_EACH_2(F) F(2)
 #define SN_EACH_4(F) SN_EACH_3(F) F(3)
-#define SN_EACH_6(F) SN_EACH_4(F) F(4) F(5)
-#define SN_EACH_8(F) SN_EACH_6(F) F(6) F(7)
+#define SN_EACH_5(F) SN_EACH_4(F) F(4)
+#define SN_EACH_6(F) SN_EACH_5(F) F(5)
+#define SN_EACH_7(F) SN_EACH_6(F) F(6)
+#define SN_EACH_8(F) SN_EACH_7(F) F(7)
 #define SN_EACH_16(F)                                                                  \
     SN_EACH_8(F) F(8) F(9) F(10) F(11) F(12) F(13) F(14) F(15)
 #define SN_EACH_24(F)                                                                  \
