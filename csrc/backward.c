@@ -98,7 +98,7 @@ static void update_experts(sn_network *net, sn_layer *layer, int64_t first, int6
         return;
     }
     for (int64_t k = first, tile; k < end; k = tile + TILE_GATES) {
-        tile = next_dense_tile(count, k, end, pass->n_rows);
+        tile = next_dense_tile(layer, count, k, end, pass->n_rows);
         update_listed_units(&layer->expert, k, tile, &net->main, dH, ld, &in->rows, rows,
                             count, pass->n_rows, pass->gradient);
         if (tile < end)
@@ -151,27 +151,23 @@ static void gates_backward(sn_network *net, int64_t l, int64_t first, int64_t en
     }
 }
 
-/* Block by block of gates what is asked for: gradients, which are left in layer->da and,
-   for the experts, in layer->expert_output; and the experts' steps, in the same go where
-   nothing below waits for their weights. Where it is by block, the gater's part of them
-   follows: see gater.c. */
-static void units_backward(sn_network *net, int64_t l, int gradients, int steps,
-                           const sn_pass *pass)
+/* Block by block of gates their gradients, which are left in layer->da and, for the experts, in
+   layer->expert_output; and, in the same go where that is asked for, the experts' steps. Where
+   it is by block, the gater's part of them follows: see gater.c. */
+static void units_backward(sn_network *net, int64_t l, int steps, const sn_pass *pass)
 {
     sn_layer *layer = net->layers + l;
     const int64_t n_blocks = sn_block_count(layer), n_rows = pass->n_rows;
     const int64_t ld = layer->ld_hidden;
     const sn_draw draw = layer_draw(pass, l);
-    const int gates = gradients && sn_sums_by_block(layer);
     const sn_input in = input_of(net, l, pass->index);
 #pragma omp for schedule(static)
     for (int64_t block = 0; block < n_blocks; block++) {
         const sn_part all = sn_block_at(layer, block);
-        float *dU = gates ? cleared_partial(net, block, n_rows, ld) : NULL;
+        float *dU = sn_sums_by_block(layer) ? cleared_partial(net, block, n_rows, ld) : NULL;
         for (int64_t first = all.first; first < all.end; first += UPDATE_UNITS) {
             const int64_t end = smaller(first + UPDATE_UNITS, all.end);
-            if (gradients)
-                gates_backward(net, l, first, end, &draw, pass);
+            gates_backward(net, l, first, end, &draw, pass);
             if (steps)
                 update_experts(net, layer, first, end, &in, pass);
             if (!dU)
@@ -179,6 +175,19 @@ static void units_backward(sn_network *net, int64_t l, int gradients, int steps,
             add_hidden_gradient(dU, net, layer, 0, n_rows, 0, ld, first, end);
             update_gates(net, layer, first, end, pass);
         }
+    }
+}
+
+/* The steps of all experts, whose gradients are in place. */
+static void experts_step(sn_network *net, int64_t l, const sn_pass *pass)
+{
+    sn_layer *layer = net->layers + l;
+    const sn_input in = input_of(net, l, pass->index);
+    const int64_t n_blocks = sn_block_count(layer), together = blocks_together(layer, pass);
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < part_count(n_blocks, together); i++) {
+        const sn_part gates = gates_of_blocks(layer, part_at(n_blocks, together, i));
+        update_experts(net, layer, gates.first, gates.end, &in, pass);
     }
 }
 
@@ -255,11 +264,15 @@ static void input_gradient(sn_network *net, int64_t l, const sn_pass *pass)
 
 static void layer_backward(sn_network *net, int64_t l, const sn_pass *pass)
 {
-    units_backward(net, l, 1, l == 0, pass);
-    hidden_backward(net, net->layers + l, pass);
-    if (l > 0) {
+    sn_layer *layer = net->layers + l;
+    /* in one go with the gradients, where nothing below waits for the weights, nor more experts
+       are better together than have their gradients in cache */
+    const int at_once = l == 0 && blocks_together(layer, pass) == 1;
+    units_backward(net, l, at_once, pass);
+    hidden_backward(net, layer, pass);
+    if (l > 0)
         input_gradient(net, l, pass);
-        units_backward(net, l, 0, 1, pass);
-    }
+    if (!at_once)
+        experts_step(net, l, pass);
     update_gater(net, l, pass);
 }

@@ -27,9 +27,13 @@ static int is_dense_tile(const int32_t *count, int64_t first, int64_t end, int64
     return (double)listed > DENSE_SHARE * (double)(TILE_GATES * n_rows);
 }
 
-/* The first dense tile from k on, or `end`: what lies before it is gathered. */
-static int64_t next_dense_tile(const int32_t *count, int64_t k, int64_t end, int64_t n_rows)
+/* The first dense tile of a layer from k on, or `end`: what lies before it is gathered. Tiles
+   are counted from the last gate, as blocks are, so that where they begin does not depend on
+   how many gates are taken together: a step's last bits would show it. */
+static int64_t next_dense_tile(const sn_layer *layer, const int32_t *count, int64_t k,
+                               int64_t end, int64_t n_rows)
 {
+    k += (layer->n_gates - k) % TILE_GATES;
     while (k < end && !is_dense_tile(count, k, end, n_rows))
         k += TILE_GATES;
     return smaller(k, end);
@@ -44,7 +48,7 @@ static void single_experts_forward(const sn_network *net, const sn_layer *layer,
     const int64_t ld = net->ld_rows;
     float *H = layer->expert_output;
     for (int64_t k = first, tile; k < end; k = tile + TILE_GATES) {
-        tile = next_dense_tile(count, k, end, pass->n_rows);
+        tile = next_dense_tile(layer, count, k, end, pass->n_rows);
         expert_forward(H, ld, &layer->expert, 1, &in->rows, rows, count, k, tile);
         if (tile < end)
             unit_major_products(H, net, &layer->expert, tile, tile + TILE_GATES, in, pass);
@@ -143,16 +147,35 @@ static int keeps_H(const sn_network *net, int64_t l, const sn_pass *pass)
     return pass->training || (l == net->n_layers - 1 && sn_reads_out_by_row(net));
 }
 
+/* Successive blocks of gates that a thread takes through a layer together: one, or, where x
+   leaves L2 and passes anew for each group of experts, those of many; but as many groups as
+   there are threads. */
+static int64_t blocks_together(const sn_layer *layer, const sn_pass *pass)
+{
+    const int64_t experts = sn_block_width(layer) * layer->experts_per_gate;
+    if (!sn_leaves_L2(pass->n_rows, layer->ld_inputs))
+        return 1;
+    return smaller(part_count(EXPERTS_TOGETHER, experts),
+                   larger(sn_block_count(layer) / pass->n_threads, 1));
+}
+
+/* The gates of successive blocks. */
+static sn_part gates_of_blocks(const sn_layer *layer, sn_part blocks)
+{
+    return (sn_part){sn_block_at(layer, blocks.first).first,
+                     sn_block_at(layer, blocks.end - 1).end};
+}
+
 /* Where `all`, n_rows rows of 32-bit numbers for each gate, is written for gates from `first`
-   on, at most a block of them, as the address that gate 0 would have: in its place, or, where
-   nobody reads it once they are done, in that of one block for each thread, which stays in
-   cache. */
+   on, at most those of the blocks that a thread takes together, as the address that gate 0
+   would have: in its place, or, where nobody reads it once they are done, in that of so many
+   gates for each thread, which stays in cache. */
 static void *place_of_gates(const void *all, int64_t n_rows, int is_kept,
                             const sn_network *net, const sn_layer *layer, int64_t first,
                             const sn_pass *pass)
 {
     enum { BYTES = 4 };
-    const int64_t width = sn_block_width(layer);
+    const int64_t width = sn_block_width(layer) * blocks_together(layer, pass);
     const int64_t gates = pass->thread * width - first;
     int64_t by = gates * n_rows * net->ld_rows * BYTES;
     if (is_kept || pass->n_threads * width > layer->n_gates)
@@ -185,42 +208,59 @@ static int64_t gates_together(const sn_layer *layer, int64_t n_rows)
     return larger(units / layer->experts_per_gate, LANE_TILE_UNITS);
 }
 
-/* Gates [first, end) and their experts, and their part of the readout, added to `logits`
-   (B, ld_classes) where it is not NULL. */
-static void gates_and_experts_forward(const sn_network *net, int64_t l, int64_t first,
-                                      int64_t end, const sn_input *in, float *logits,
+/* Gates [first, end) and their experts */
+static void gates_and_experts_forward(const sn_network *net, int64_t l, sn_layer *layer,
+                                      int64_t first, int64_t end, const sn_input *in,
                                       const sn_draw *draw, const sn_pass *pass)
 {
-    sn_layer layer = layer_of_gates(net, l, first, pass);
-    const int32_t *rows = pass->training ? layer.credited : layer.rows;
-    const int32_t *count = pass->training ? layer.n_credited : layer.count;
-    gate_products(net, &layer, first, end, pass);
-    gates_forward(&layer, first, end, draw, net->ld_rows, pass);
-    experts_forward(net, &layer, in, first, end, rows, count, pass);
+    const int32_t *rows = pass->training ? layer->credited : layer->rows;
+    const int32_t *count = pass->training ? layer->n_credited : layer->count;
+    gate_products(net, layer, first, end, pass);
+    gates_forward(layer, first, end, draw, net->ld_rows, pass);
+    experts_forward(net, layer, in, first, end, rows, count, pass);
     if (l < net->n_layers - 1)
-        write_output(net, &layer, first, end, pass->n_rows);
-    for (int64_t k = first; logits && k < end; k++)
-        readout_gate(net, logits, &layer, k);
+        write_output(net, layer, first, end, pass->n_rows);
+}
+
+/* The readout of gates [first, end) of some blocks, added to the blocks' partial sums, which
+   start with their first gates. */
+static void read_out_gates(const sn_network *net, const sn_layer *layer, sn_part blocks,
+                           int64_t first, int64_t end, const sn_pass *pass)
+{
+    const int64_t ld = net->ld_classes;
+    for (int64_t block = blocks.first; block < blocks.end; block++) {
+        const sn_part gates = sn_block_at(layer, block);
+        const int64_t last = smaller(gates.end, end);
+        float *logits = gates.first >= first && gates.first < end
+                            ? cleared_partial(net, block, pass->n_rows, ld)
+                            : partial_row(net, block, 0, ld);
+        for (int64_t k = larger(gates.first, first); k < last; k++)
+            readout_gate(net, logits, layer, k);
+    }
 }
 
 /* Gates and experts of one layer, block by block, and their part of the readout. */
 static void units_forward(sn_network *net, int64_t l, const sn_draw *draw,
                           const sn_pass *pass)
 {
-    const sn_layer *layer = net->layers + l;
-    const sn_input in = computes_all(layer, pass) ? whole_input_of(net, l, pass)
+    const sn_layer *whole = net->layers + l;
+    const sn_input in = computes_all(whole, pass) ? whole_input_of(net, l, pass)
                                                   : input_of(net, l, pass->index);
-    const int64_t n_blocks = sn_block_count(layer);
-    const int64_t step = gates_together(layer, pass->n_rows);
+    const int64_t n_blocks = sn_block_count(whole), together = blocks_together(whole, pass);
+    const int64_t step = together > 1 ? together * sn_block_width(whole)
+                                      : gates_together(whole, pass->n_rows);
     const int reads_out = l == net->n_layers - 1 && !sn_reads_out_by_row(net);
 #pragma omp for schedule(static)
-    for (int64_t block = 0; block < n_blocks; block++) {
-        const sn_part gates = sn_block_at(layer, block);
-        float *logits =
-            reads_out ? cleared_partial(net, block, pass->n_rows, net->ld_classes) : NULL;
-        for (int64_t first = gates.first; first < gates.end; first += step)
-            gates_and_experts_forward(net, l, first, smaller(first + step, gates.end), &in,
-                                      logits, draw, pass);
+    for (int64_t i = 0; i < part_count(n_blocks, together); i++) {
+        const sn_part blocks = part_at(n_blocks, together, i);
+        const sn_part gates = gates_of_blocks(whole, blocks);
+        for (int64_t first = gates.first; first < gates.end; first += step) {
+            const int64_t end = smaller(first + step, gates.end);
+            sn_layer layer = layer_of_gates(net, l, first, pass);
+            gates_and_experts_forward(net, l, &layer, first, end, &in, draw, pass);
+            if (reads_out)
+                read_out_gates(net, &layer, blocks, first, end, pass);
+        }
     }
 }
 

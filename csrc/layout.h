@@ -12,6 +12,17 @@ enum { STRIP = 512, STRIP_GATES = STRIP / SN_PAD };
 /* Entries of an index of blocks that stay in cache. */
 enum { BLOCK_ENTRIES = 8192 };
 
+/* Experts that a thread takes together where x leaves L2 and passes anew for each group of
+   them: many, but so few that what is written of them for a mini-batch stays in L2. */
+enum { EXPERTS_TOGETHER = 256 };
+
+/* Whether n_rows rows of n floats leave any L2. */
+static inline int sn_leaves_L2(int64_t n_rows, int64_t n)
+{
+    enum { LARGEST = 1 << 19 };
+    return n_rows * n > LARGEST;
+}
+
 static inline int64_t smaller(int64_t a, int64_t b)
 {
     return a < b ? a : b;

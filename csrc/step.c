@@ -7,9 +7,10 @@
 #include "tile.h"
 #include "vector.h"
 
-/* The lanes' sums of the squares of a row's weights, as sum_of_squares has them. */
+/* The lanes' sums of the squares of a row's weights, as sum_of_squares has them; in scratch of
+   floats, too. */
 typedef struct {
-    sn_vec sum[4];
+    sn_memory_vec sum[4];
 } row_squares;
 
 #define START(j) sn_vec w##j = keep * sn_load(w + j * SN_LANES);
@@ -73,7 +74,7 @@ static void add_listed_rows(float *w, row_squares *squares, const float *c, floa
 static void end_plain_step(sn_parameters *p, int64_t row, float bias_gradient,
                            const row_squares *squares, const sn_optimizer *o)
 {
-    const sn_vec *s = squares->sum;
+    const sn_memory_vec *s = squares->sum;
     const float sum = sn_sum((s[0] + s[1]) + (s[2] + s[3]));
     limit_norm_of_sum(p, row, sum, o);
     if (p->bias)
@@ -132,19 +133,27 @@ static int64_t columns_together(const int32_t *count, int64_t first, int64_t end
     return columns > TILE ? columns : TILE;
 }
 
-/* One step of those units [first, end) of p, at most UPDATE_UNITS, that have rows; nothing of
-   the others is touched.
-   IN c, rows (*, ld_rows) and count of all units, c the gradients of their pre-activations;
-   x (n_rows); gradient: scratch, (UPDATE_UNITS, p->ld). */
-static void update_listed_units(sn_parameters *p, int64_t first, int64_t end,
-                                const sn_optimizer *optimizer, const float *c,
-                                int64_t ld_rows, const sn_rows *x, const int32_t *rows,
-                                const int32_t *count, int64_t n_rows, float *gradient)
+/* Units that take their steps together, so many columns at a time: these come from L3 anew for
+   each group of units. A step that is not plain has a gradient of each in scratch. */
+static int64_t units_together(int64_t columns, const sn_parameters *p,
+                              const sn_optimizer *optimizer)
 {
-    const int64_t columns = columns_together(count, first, end, n_rows, p->ld);
-    row_squares squares[UPDATE_UNITS];
-    if (is_frozen(optimizer))
-        return;
+    enum { SQUARES = sizeof(row_squares) / sizeof(float) };
+    if (columns == p->ld || !is_plain_sgd(p, optimizer))
+        return UPDATE_UNITS;
+    return smaller(EXPERTS_TOGETHER, UPDATE_UNITS * p->ld / SQUARES);
+}
+
+/* The step of units [first, end), at most units_together, so many columns at a time.
+   The squares of plain steps are where the gradients of others are, one after the other in the
+   same place where all columns are taken at once. */
+static void update_units_by_columns(sn_parameters *p, int64_t first, int64_t end,
+                                    const sn_optimizer *optimizer, const float *c,
+                                    int64_t ld_rows, const sn_rows *x, const int32_t *rows,
+                                    const int32_t *count, int64_t columns, float *scratch)
+{
+    const int plain = is_plain_sgd(p, optimizer);
+    row_squares unused = {0};
     for (int64_t d = 0; d < p->ld; d += columns) {
         const int64_t n = smaller(columns, p->ld - d);
         coming_weights coming = coming_from(p, d, n, count, first, end);
@@ -153,9 +162,32 @@ static void update_listed_units(sn_parameters *p, int64_t first, int64_t end,
             const int64_t i = k - first;
             const unit_gradient of = {c + k * ld_rows, x, rows + k * ld_rows, count[k],
                                       next_of(&coming)};
-            if (d == 0)
-                memset(squares + i, 0, sizeof *squares);
-            step_of_columns(p, k, &of, d, n, squares + i, gradient + i * p->ld, optimizer);
+            row_squares *squares = &unused;
+            float *gradient = NULL;
+            if (plain)
+                squares = (row_squares *)(void *)scratch + (columns < p->ld ? i : 0);
+            else
+                gradient = scratch + i * p->ld;
+            if (plain && d == 0)
+                memset(squares, 0, sizeof *squares);
+            step_of_columns(p, k, &of, d, n, squares, gradient, optimizer);
         }
     }
+}
+
+/* One step of those units [first, end) of p that have rows; nothing of the others is touched.
+   IN c, rows (*, ld_rows) and count of all units, c the gradients of their pre-activations;
+   x (n_rows); scratch: (UPDATE_UNITS, p->ld). */
+static void update_listed_units(sn_parameters *p, int64_t first, int64_t end,
+                                const sn_optimizer *optimizer, const float *c,
+                                int64_t ld_rows, const sn_rows *x, const int32_t *rows,
+                                const int32_t *count, int64_t n_rows, float *scratch)
+{
+    if (is_frozen(optimizer))
+        return;
+    const int64_t columns = columns_together(count, first, end, n_rows, p->ld);
+    const int64_t units = units_together(columns, p, optimizer);
+    for (int64_t k = first; k < end; k += units)
+        update_units_by_columns(p, k, smaller(k + units, end), optimizer, c, ld_rows, x, rows,
+                                count, columns, scratch);
 }

@@ -24,6 +24,7 @@ SHAPES = [
     (3, 1100, 2, 1),
     (3, 2030, 2, 1),  # a piece as long as can be
     (260, 1100, 3, 1),  # a panel of columns at a time
+    (260, 1100, 300, 1),  # more experts than are updated together
     (600, 500, 67, 1),  # a part of the rows at a time
     (700, 1100, 3, 1),  # pieces of them
     (5, 33, 3, 2),

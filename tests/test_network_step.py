@@ -116,6 +116,9 @@ def test_step_of_a_random_shape(seed):
 # and the last panel is a partial one; update panels hold 32 rows of weights.
 LARGE = Shape(300, 270, (290, 140), (530, 270), 11)
 
+# More than 2 MB of inputs, and blocks of 16 gates.
+FAR = Shape(520, 1030, (5,), (300,), 3)
+
 
 # Rows of up to 128 floats are transposed where there are 16 of them.
 SHORT = {
@@ -203,6 +206,13 @@ def test_step_on_sparse_inputs(name, options, nonzero):
 def test_step_of_several_panels(name):
     """With so many draws one comes closer to flipping, but not to within 1e-6."""
     network, X, y = make_problem(make(name), LARGE, flip=1e-6)
+    check_step(network, X, y, step=0)
+
+
+@pytest.mark.parametrize("name", GATERS)
+def test_step_on_inputs_that_leave_the_caches(name):
+    """Several blocks of gates are taken together, and more than are taken together."""
+    network, X, y = make_problem(make(name), FAR, flip=1e-6)
     check_step(network, X, y, step=0)
 
 

@@ -64,6 +64,14 @@ def test_reinforce_averages_follow_the_simulation(baseline):
     assert (network.layers[0].reinforce == start).all() == (baseline is None)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_training_on_inputs_that_leave_the_caches_follows_the_simulation(momentum):
+    """Experts take their steps after all gates' gradients, columns by columns."""
+    main = Optimizer(learning_rate=0.1, momentum=momentum, max_norm=0.9)
+    shape = Shape(520, 1030, (5,), (40,), 3)
+    compare(*train_both(make("st"), shape, main, None, [None], 520))
+
+
 def test_adaptive_penalty_stays_in_its_limits():
     for shift, factor in ((9.0, 1e3), (-9.0, 1e-3)):
         gater = make("st", adaptive_penalty=True, penalty_weight=0.01)

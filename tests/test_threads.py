@@ -30,6 +30,7 @@ SHAPE = Shape(0, 120, (290, 12), (530, 130), 11)
 BLOCKS = Shape(0, 300, (540, 40), (1056, 130), 11, (16, 5))
 CLASSES = Shape(0, 120, (290, 12), (530, 130), 70)
 SMALL, MIDDLE, LARGE, LAST = 24, 64, 290, 21
+FAR, FAR_BATCH = Shape(0, 1030, (200,), (300,), 11), 520  # more than 2 MB of inputs
 THREADS = (1, 2, 3, 4)
 
 OPTIMIZER = Optimizer(learning_rate=0.05, momentum=0.7, alpha=0.1, max_norm=1.5)
@@ -82,11 +83,11 @@ def fingerprint(name, batch_size, n_threads):
     return hashed.hexdigest()
 
 
-@pytest.mark.parametrize("shape", [SHAPE, BLOCKS, CLASSES])
+@pytest.mark.parametrize("shape", [SHAPE, BLOCKS, CLASSES, FAR])
 def test_there_is_enough_work_for_threads(shape):
     """Below that some steps are serial, and this file would be void."""
     work, n_inputs = 0, shape.n_inputs
-    per_gate = shape.experts_per_gate or (1, 1)
+    per_gate = shape.experts_per_gate or (1,) * len(shape.n_units)
     for n_hidden, n_units, size in zip(
         shape.n_hidden, shape.n_units, per_gate, strict=True
     ):
@@ -103,6 +104,15 @@ def test_any_number_of_threads_gives_the_same_bits(name, batch_size):
     assert all(np.isfinite(array).all() for array in expected.values())
     for n_threads in THREADS[1:]:
         assert_same_bits(results(name, batch_size, n_threads), expected)
+
+
+@pytest.mark.parametrize("name", ["noisy_rectifier", "st", "concrete_st"])
+def test_threads_and_inputs_that_leave_the_caches(name):
+    """How many blocks of gates are taken together depends on the number of threads."""
+    options = {"shape": FAR, "optimizer": Optimizer(learning_rate=0.05, max_norm=1.5)}
+    expected = results(name, FAR_BATCH, 1, **options)
+    for n_threads in THREADS[1:]:
+        assert_same_bits(results(name, FAR_BATCH, n_threads, **options), expected)
 
 
 @pytest.mark.parametrize("name", GATERS)

@@ -313,6 +313,8 @@ cdef extern from "stochnet.h":
 cdef extern from "layout.h":
     enum:
         UPDATE_UNITS
+        EXPERTS_TOGETHER
+    bint sn_leaves_L2(int64_t n_rows, int64_t n) noexcept nogil
     int64_t padded(int64_t n) noexcept nogil
     int64_t sn_row_length(int64_t n) noexcept nogil
     int64_t sn_piece_count(int64_t n) noexcept nogil

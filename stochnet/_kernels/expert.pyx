@@ -74,16 +74,15 @@ def forward(x, weight, bias, h):
 
 cdef _step(sn_parameters *experts, sn_optimizer *optimizer, dH, x, h):
     """One step of experts with a gate each, from padded rows of x, in place."""
-    cdef int64_t k, n_gates = len(h), n_rows = len(x)
+    cdef int64_t n_gates = len(h), n_rows = len(x)
     rows, counts = _active_rows_of_all(np.asarray(h))
     scratch = np.empty(UPDATE_UNITS * experts.ld, dtype=np.float32)
     cdef Rows inputs = Rows(x)
-    for k in range(0, n_gates, UPDATE_UNITS):
-        engine.update_listed_units(
-            experts, k, min(k + UPDATE_UNITS, n_gates), optimizer,
-            const_floats(dH, dH.size), n_rows, &inputs.c, integers(rows, rows.size),
-            integers(counts, n_gates), n_rows, floats(scratch, scratch.size)
-        )
+    engine.update_listed_units(
+        experts, 0, n_gates, optimizer, const_floats(dH, dH.size), n_rows, &inputs.c,
+        integers(rows, rows.size), integers(counts, n_gates), n_rows,
+        floats(scratch, scratch.size)
+    )
 
 
 def update(experts, optimizer, dH, x, h):

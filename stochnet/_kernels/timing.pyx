@@ -9,7 +9,9 @@ import numpy as np
 
 from libc.stdint cimport int32_t, int64_t
 from stochnet._kernels.arrays cimport Rows, const_floats, floats, integers
-from stochnet._kernels.engine cimport UPDATE_UNITS, engine, sn_optimizer, sn_parameters
+from stochnet._kernels.engine cimport (
+    EXPERTS_TOGETHER, UPDATE_UNITS, engine, sn_leaves_L2, sn_optimizer, sn_parameters,
+)
 from stochnet._kernels.update cimport optimizer_of, parameters_of
 
 
@@ -73,6 +75,9 @@ def expert_update(experts, optimizer, c, x, const int32_t[:, :, ::1] rows,
     cdef sn_optimizer o = optimizer_of(optimizer)
     cdef int64_t ld_rows = rows.shape[2], k, i, r, s, n = repeats
     cdef int64_t begin = first, end = last, n_sets = rows.shape[0], n_gates
+    cdef int64_t together = UPDATE_UNITS
+    if sn_leaves_L2(ld_rows, p.ld):
+        together = EXPERTS_TOGETHER
     _check(0 <= begin <= end <= rows.shape[1], "range")
     _check(p.n_rows == rows.shape[1] and x.shape == (ld_rows, p.ld), "experts or x")
     _check(c.shape == (p.n_rows, ld_rows), "c")
@@ -85,8 +90,8 @@ def expert_update(experts, optimizer, c, x, const int32_t[:, :, ::1] rows,
             s = r % n_sets
             k = begin
             while k < end:
-                n_gates = min(<int64_t>UPDATE_UNITS, end - k)
-                for i in range(k + n_gates, min(k + n_gates + UPDATE_UNITS, end)):
+                n_gates = min(together, end - k)
+                for i in range(k + n_gates, min(k + n_gates + together, end)):
                     sn_prefetch(<const float *>&rows[s, i, 0], counts[s, i])
                     sn_prefetch(slopes + i * ld_rows, ld_rows)
                 engine.update_listed_units(
