@@ -208,7 +208,7 @@ static int64_t gates_together(const sn_layer *layer, int64_t n_rows)
     return larger(units / layer->experts_per_gate, LANE_TILE_UNITS);
 }
 
-/* Gates [first, end) and their experts */
+/* Gates [first, end) and their experts. */
 static void gates_and_experts_forward(const sn_network *net, int64_t l, sn_layer *layer,
                                       int64_t first, int64_t end, const sn_input *in,
                                       const sn_draw *draw, const sn_pass *pass)

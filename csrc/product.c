@@ -471,9 +471,11 @@ static void experts_on_piece(float *H, int64_t ld_rows, const sn_parameters *exp
                              const int32_t *count, int64_t first, int64_t end, int64_t part)
 {
     const int64_t ld = expert->ld;
-    /* with few rows asking for weights costs more than it saves, but where it is done ahead */
-    const int asks = listed_rows(count, first, end) > end - first ||
-                     asking_for(expert).units_ahead > 1 || asking_for(expert).in_turns;
+    /* with few rows asking for weights costs more than it saves, but where it is done ahead or
+       in turns */
+    const asking how = asking_for(expert);
+    const int asks = how.in_turns || how.units_ahead > 1 ||
+                     listed_rows(count, first, end) > end - first;
     const int64_t end_asked = asks ? end : first;
     dot_pairs pairs = {.add = d > 0};
     int32_t done[UNITS_TOGETHER] = {0};
